@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The executor: builds the image that a Dockerfile describes, without a daemon and without privileges.
+//!
+//! Data flows down this list; nothing below knows what is above:
+//!
+//! ```text
+//! context -> dockerfile -> plan -> solve (execute -> layer) -> image -> registry
+//! ```
+//!
+//! `dockerfile`, `plan`, `image` and the copy rules of `filesystem` are pure; the effects are in `context`, `solve`,
+//! `sandbox`, `layer` and `registry`. Library code never prints, never exits and never reads the environment.
+
+pub mod context;
+pub mod dockerfile;
+pub mod filesystem;
+pub mod image;
+pub mod layer;
+pub mod plan;
+pub mod registry;
+pub mod sandbox;
+pub mod secret;
+pub mod solve;

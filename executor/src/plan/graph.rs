@@ -1,0 +1,209 @@
+//! The graph that `plan` makes and `solve` runs. Everything in it is decided: no variable, no name is left to resolve,
+//! except what only a file system knows (user names, symlinks, wildcards).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::image::config::{History, ImageConfig};
+
+/// The stages that the target needs, each behind those that it needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    /// In an order in which every stage comes after the stages that it uses.
+    pub stages: Vec<Stage>,
+    /// The position in `stages` of the stage whose file system and configuration become the image.
+    pub target: usize,
+}
+
+/// One stage: a base and the steps on top.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// The name after `AS`, or the number of the stage in the Dockerfile.
+    pub name: String,
+    /// What the stage starts from.
+    pub base: Base,
+    /// In the order of the Dockerfile, ONBUILD triggers of the base first.
+    pub steps: Vec<Step>,
+    /// The configuration at the end of the stage: the base's with every instruction applied, but with the base's own
+    /// `rootfs` and `history`, to which `solve` appends one layer and one record for each step.
+    pub config: ImageConfig,
+}
+
+/// What a stage starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// `FROM scratch`.
+    Scratch,
+    /// An earlier stage, by its position in [`Graph::stages`].
+    Stage(usize),
+    /// An image, by its name as the Dockerfile has it after expansion.
+    Image(ImageName),
+}
+
+/// An image as a Dockerfile names it after expansion: a reference, or `oci-layout:…`, with the platform that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageName {
+    /// `debian:bookworm`, `registry.example/base@sha256:…`, `oci-layout:/path:tag`.
+    pub reference: String,
+    /// `os/architecture[/variant]`.
+    pub platform: String,
+}
+
+/// One instruction that makes a layer, or a record of the history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The instruction as people know it, on one line, for progress and errors: `COPY --from=build /app /app`.
+    pub text: String,
+    /// The line of the Dockerfile where it starts, from 1; 0 for a trigger of a base image.
+    pub line: usize,
+    /// What it does to the file system.
+    pub operation: Operation,
+    /// Its history record, without `created`.
+    pub history: History,
+}
+
+/// What a step does to the file system.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operation {
+    /// Nothing: it changed the configuration only.
+    Metadata,
+    /// Creates a directory if it is missing (WORKDIR). The path is absolute, not normalised.
+    Directory {
+        /// The directory.
+        path: String,
+        /// `USER` at this point: who owns what is created; empty is root.
+        user: String,
+    },
+    /// Copies files.
+    Copy(Copy),
+    /// Runs a command.
+    Run(Run),
+}
+
+/// COPY and ADD.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Copy {
+    /// Where the sources are.
+    pub from: From,
+    /// What to copy: paths and wildcards as written after expansion, and heredocs.
+    pub sources: Vec<Source>,
+    /// The destination as written after expansion: a trailing slash and `.` mean a directory.
+    pub destination: String,
+    /// `WORKDIR` at this point: what a relative destination is relative to. Absolute.
+    pub working_directory: String,
+    /// `--chown` after expansion.
+    pub chown: Option<String>,
+    /// `--chmod` after expansion, checked for form.
+    pub chmod: Option<String>,
+    /// `--exclude` patterns.
+    pub exclude: Vec<String>,
+    /// `--parents`.
+    pub parents: bool,
+    /// `--link`: the layer does not depend on what is below.
+    pub link: bool,
+    /// Whether local archives among the sources are unpacked (ADD without `--unpack=false`).
+    pub unpack: bool,
+}
+
+/// Where a COPY or a mount takes its files from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The build context.
+    Context,
+    /// A stage, by its position in [`Graph::stages`].
+    Stage(usize),
+    /// An image.
+    Image(ImageName),
+}
+
+/// One source of a COPY.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A path or a wildcard (Go's `filepath.Match`) below the root of `from`.
+    Path(String),
+    /// A heredoc: a file of this name with this content.
+    Inline {
+        /// The word after `<<`.
+        name: String,
+        /// The body, expanded unless the word was quoted.
+        content: Arc<[u8]>,
+    },
+}
+
+/// RUN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The command with SHELL in front where the shell form was used.
+    pub arguments: Vec<String>,
+    /// What the process sees: ENV, the ARGs in scope, proxies. `HOME` is added when the user is known.
+    pub environment: BTreeMap<String, String>,
+    /// Absolute, not normalised; created when missing.
+    pub working_directory: String,
+    /// As written: `name`, `uid`, `name:group`, `uid:gid`; empty is root.
+    pub user: String,
+    /// Mounts in the order of the flags.
+    pub mounts: Vec<Mount>,
+    /// `--network=none`: only a loopback interface.
+    pub network_none: bool,
+    /// A script that a heredoc with `#!` holds: placed at `/dev/pipes/<name>`, mode 0755, and named by `arguments`.
+    pub script: Option<(String, Arc<[u8]>)>,
+}
+
+/// `RUN --mount`. Types that this version does not run are refused by `plan`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mount {
+    /// `type=secret`.
+    Secret(SecretMount),
+    /// `type=tmpfs`.
+    Tmpfs {
+        /// Absolute path.
+        target: String,
+        /// Bytes; `None` is the kernel's default.
+        size: Option<u64>,
+    },
+}
+
+/// `RUN --mount=type=secret`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretMount {
+    /// Which secret.
+    pub id: String,
+    /// Where the file goes; `None` when only `env` was given.
+    pub target: Option<String>,
+    /// The environment variable that carries the value.
+    pub env: Option<String>,
+    /// Whether its absence is an error.
+    pub required: bool,
+    /// Permission bits of the file, 0400 by default.
+    pub mode: u32,
+    /// Owner of the file.
+    pub uid: u32,
+    /// Group of the file.
+    pub gid: u32,
+}
+
+/// Options of a build that the plan depends on.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--target`: a stage's name or number; `None` is the last stage.
+    pub target: Option<String>,
+    /// `--build-arg`.
+    pub build_args: BTreeMap<String, String>,
+    /// `--label`: applied last.
+    pub labels: BTreeMap<String, String>,
+    /// The platform of the result, `linux/amd64`.
+    pub platform: String,
+    /// The platform of the machine.
+    pub build_platform: String,
+}
+
+/// The configurations of the images that a plan asked for.
+pub type Bases = BTreeMap<ImageName, ImageConfig>;
+
+/// The answer of the planner.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Planned {
+    /// Everything is decided.
+    Graph(Graph),
+    /// These images' configurations must be known first (ONBUILD triggers may ask again).
+    Needs(Vec<ImageName>),
+}
