@@ -13,3 +13,6 @@ pub mod index;
 pub mod path;
 pub mod users;
 pub mod view;
+
+#[cfg(test)]
+pub(crate) mod notation;

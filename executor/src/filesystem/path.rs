@@ -68,6 +68,15 @@ impl TreePath {
         self.0.split(|byte| *byte == b'/').filter(|part| !part.is_empty())
     }
 
+    /// Returns the rest of this path below `base`: the root for `base` itself, `None` outside of it.
+    pub fn relative_to(&self, base: &Self) -> Option<Self> {
+        if base.is_root() {
+            return Some(self.clone());
+        }
+        let rest = self.0.strip_prefix(&base.0[..])?;
+        if rest.is_empty() { Some(Self::ROOT) } else { Some(Self(rest.strip_prefix(b"/")?.to_vec())) }
+    }
+
     /// Whether this is `other` or lies below it.
     pub fn starts_with(&self, other: &Self) -> bool {
         other.is_root()

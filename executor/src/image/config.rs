@@ -1,6 +1,8 @@
 //! The image configuration (OCI image-spec, config.md) with the fields that Docker adds and the specification does not
 //! name: `Healthcheck`, `OnBuild`, `Shell`. Whatever else a base image carries is kept as it came.
 
+#![expect(clippy::zero_sized_map_values, reason = "the specification writes sets as objects with empty values")]
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +128,21 @@ impl Default for RootFs {
     }
 }
 
+impl ImageConfig {
+    /// Returns the history with exactly one record that is not `empty_layer` for each layer, as readers expect it. Records that
+    /// an image lacks come first, for later stages add theirs at the end; records beyond the last layer become empty.
+    pub fn history_of_layers(&self) -> Vec<History> {
+        let mut missing = self.rootfs.diff_ids.len();
+        let mut records = self.history.clone();
+        for record in &mut records {
+            record.empty_layer |= missing == 0;
+            missing -= usize::from(!record.empty_layer);
+        }
+        let unknown = History { created: self.created.clone(), ..History::default() };
+        [vec![unknown; missing], records].concat()
+    }
+}
+
 /// What one instruction did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
@@ -154,4 +171,31 @@ const fn is_zero(value: &i64) -> bool {
 /// Reads JSON `null` as the empty value: Go writes nil maps and slices so.
 fn null_as_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::digest::Digest;
+
+    /// `layers` and one letter for each record, `l` for a layer and `e` for none, before and after.
+    #[track_caller]
+    fn check(layers: usize, records: &str, expected: &str) {
+        let record = |letter| History { empty_layer: letter == 'e', ..History::default() };
+        let diff_ids = vec![Digest::of(b""); layers];
+        let rootfs = RootFs { diff_ids, ..RootFs::default() };
+        let config = ImageConfig { history: records.chars().map(record).collect(), rootfs, ..ImageConfig::default() };
+        let history = config.history_of_layers();
+        let shown: String = history.iter().map(|record| if record.empty_layer { 'e' } else { 'l' }).collect();
+        assert_eq!(shown, expected, "{layers} {records}");
+    }
+
+    #[test]
+    fn the_history_has_one_record_for_each_layer() {
+        check(0, "", "");
+        check(2, "elel", "elel");
+        check(2, "", "ll");
+        check(2, "ele", "lele");
+        check(1, "llel", "leee");
+    }
 }

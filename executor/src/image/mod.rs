@@ -1,5 +1,7 @@
-//! Images as documents: digests, configuration, manifest, platform. Pure: JSON in, JSON out.
+//! Images as documents: digests, configuration, manifest, platform, reference. Pure: JSON in, JSON out.
 
 pub mod config;
 pub mod digest;
 pub mod manifest;
+pub mod platform;
+pub mod reference;
