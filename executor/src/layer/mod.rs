@@ -10,7 +10,12 @@ use crate::image::digest::Digest;
 
 pub mod changes;
 pub mod compress;
+pub mod error;
+mod place;
 pub mod read;
+mod tar;
+#[cfg(test)]
+mod tests;
 pub mod unpack;
 pub mod write;
 

@@ -1,0 +1,232 @@
+//! One entry of a view -> one inode below a directory, through directory descriptors only.
+//!
+//! Nothing here follows a symlink or leaves the root, whatever the tree holds (openat2(2), `RESOLVE_BENEATH`). What this
+//! process may not make is left out or replaced with a [`Warning`]; the index keeps the truth.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{
+        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
+        fchmod, fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat, openat2, symlinkat, utimensat,
+    },
+    io::{Errno, Result as SystemResult},
+};
+
+use super::{error::LayerError, unpack::Warning};
+use crate::filesystem::{
+    entry::{Device, Kind, Metadata},
+    path::TreePath,
+};
+
+/// Who owns what cannot be owned here: the kernel's overflow id.
+const NOBODY: u32 = 65534;
+
+/// overlayfs's own attributes when it is mounted with `userxattr`, and its escape for what looks like them.
+pub(super) const OVERLAY_PREFIX: &[u8] = b"user.overlay.";
+/// The escaped form (Linux, Documentation/filesystems/overlayfs.rst, "Nesting overlayfs mounts").
+pub(super) const OVERLAY_ESCAPED_PREFIX: &[u8] = b"user.overlay.overlay.";
+/// overlayfs's own attributes when it is mounted without `userxattr`.
+const OVERLAY_TRUSTED_PREFIX: &[u8] = b"trusted.overlay.";
+
+/// How every path below an image's root is opened.
+pub(super) const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// Creates entries below one directory. Each thread has its own.
+pub(super) struct Place {
+    root: Arc<OwnedFd>,
+    parent: (TreePath, Arc<OwnedFd>),
+    warnings: Vec<Warning>,
+}
+
+impl Place {
+    pub(super) fn new(root: BorrowedFd<'_>) -> Result<Self, LayerError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(root, c".", flags, Mode::empty()).map_err(failed("open", &TreePath::ROOT))?;
+        let root = Arc::new(root);
+        Ok(Self { parent: (TreePath::ROOT, Arc::clone(&root)), root, warnings: Vec::new() })
+    }
+
+    pub(super) fn into_warnings(self) -> Vec<Warning> {
+        self.warnings
+    }
+
+    /// Makes a directory that only this process's user can enter, until [`Place::finish_directory`].
+    pub(super) fn directory(&mut self, path: &TreePath) -> Result<(), LayerError> {
+        if path.is_root() {
+            return Ok(());
+        }
+        let parent = self.parent(path)?;
+        mkdirat(&parent, path.name(), Mode::RWXU).map_err(failed("create", path))
+    }
+
+    /// Sets a directory's attributes. Comes after everything below it: its mtime and its mode would be in the way.
+    pub(super) fn finish_directory(&mut self, path: &TreePath, metadata: &Metadata) -> Result<(), LayerError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let name = if path.is_root() { &b"."[..] } else { path.as_bytes() };
+        let directory = openat2(&self.root, name, flags, Mode::empty(), BENEATH).map_err(failed("open", path))?;
+        self.finish(directory.as_fd(), path, metadata)
+    }
+
+    /// Makes an empty regular file; [`Place::finish`] comes when its bytes are written.
+    pub(super) fn file(&mut self, path: &TreePath) -> Result<File, LayerError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let parent = self.parent(path)?;
+        let file = openat(&parent, path.name(), flags, Mode::RUSR | Mode::WUSR).map_err(failed("create", path))?;
+        Ok(file.into())
+    }
+
+    /// Sets the attributes of a regular file or a directory: owner, then attributes, mode and time, since changing the
+    /// owner clears set-user-id bits and capabilities.
+    pub(super) fn finish(
+        &mut self,
+        file: BorrowedFd<'_>,
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> Result<(), LayerError> {
+        self.own(path, metadata, &|user, group| fchown(file, user, group))?;
+        for xattr in &metadata.xattrs {
+            let result = match stored_name(&xattr.name) {
+                Some(name) => fsetxattr(file, &name[..], &xattr.value, XattrFlags::empty()),
+                None => Err(Errno::PERM),
+            };
+            self.attribute(path, &xattr.name, result)?;
+        }
+        fchmod(file, Mode::from_raw_mode(metadata.mode)).map_err(failed("set the mode of", path))?;
+        futimens(file, &times(metadata)).map_err(failed("set the time of", path))
+    }
+
+    /// Makes what is neither a directory nor a regular file. Returns false where it must be left out.
+    pub(super) fn special(&mut self, path: &TreePath, kind: &Kind, metadata: &Metadata) -> Result<bool, LayerError> {
+        let parent = self.parent(path)?;
+        let name = path.name();
+        let node = |file_type, device: Device| {
+            mknodat(&parent, name, file_type, Mode::RUSR | Mode::WUSR, makedev(device.major, device.minor))
+        };
+        let result = match kind {
+            Kind::Symlink(target) => symlinkat(&target[..], &parent, name),
+            Kind::Fifo => node(FileType::Fifo, Device { major: 0, minor: 0 }),
+            // An overlay would take this one for a deletion.
+            Kind::CharacterDevice(Device { major: 0, minor: 0 }) => Err(Errno::PERM),
+            Kind::CharacterDevice(device) => node(FileType::CharacterDevice, *device),
+            Kind::BlockDevice(device) => node(FileType::BlockDevice, *device),
+            Kind::Directory | Kind::File(_) => Err(Errno::INVAL),
+        };
+        match result {
+            Err(Errno::PERM) if matches!(kind, Kind::CharacterDevice(_) | Kind::BlockDevice(_)) => {
+                self.warnings.push(Warning::Device { path: path.clone() });
+                return Ok(false);
+            }
+            result => result.map_err(failed("create", path))?,
+        }
+        let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+        self.own(path, metadata, &|user, group| chownat(&parent, name, user, group, nofollow))?;
+        for xattr in &metadata.xattrs {
+            // Linux has `user.` and capabilities on regular files and directories only.
+            self.attribute(path, &xattr.name, Err(Errno::PERM))?;
+        }
+        if !matches!(kind, Kind::Symlink(_)) {
+            // Made just now, so no symlink that could be followed.
+            let mode = Mode::from_raw_mode(metadata.mode);
+            chmodat(&parent, name, mode, AtFlags::empty()).map_err(failed("set the mode of", path))?;
+        }
+        utimensat(&parent, name, &times(metadata), nofollow).map_err(failed("set the time of", path))?;
+        Ok(true)
+    }
+
+    /// Gives a file another name.
+    pub(super) fn link(&mut self, first: &TreePath, path: &TreePath) -> Result<(), LayerError> {
+        let source = self.parent(first)?;
+        let parent = self.parent(path)?;
+        linkat(&source, first.name(), &parent, path.name(), AtFlags::empty()).map_err(failed("create", path))
+    }
+
+    /// Hides what a lower directory of an overlay has at this path.
+    pub(super) fn whiteout(&mut self, path: &TreePath) -> Result<(), LayerError> {
+        let parent = self.parent(path)?;
+        mknodat(&parent, path.name(), FileType::CharacterDevice, Mode::empty(), makedev(0, 0))
+            .map_err(failed("create", path))
+    }
+
+    /// Opens the directory above a path. Neighbours come one after another, so the last one is kept.
+    fn parent(&mut self, path: &TreePath) -> Result<Arc<OwnedFd>, LayerError> {
+        let parent = path.parent().unwrap_or_default();
+        if parent.is_root() {
+            return Ok(Arc::clone(&self.root));
+        }
+        if self.parent.0 != parent {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let directory = openat2(&self.root, parent.as_bytes(), flags, Mode::empty(), BENEATH)
+                .map_err(failed("open", &parent))?;
+            self.parent = (parent, Arc::new(directory));
+        }
+        Ok(Arc::clone(&self.parent.1))
+    }
+
+    /// Sets owner and group. Ids that this user namespace does not map become nobody's; where not even that is possible,
+    /// they stay this process's.
+    fn own(
+        &mut self,
+        path: &TreePath,
+        metadata: &Metadata,
+        change: &dyn Fn(Option<Uid>, Option<Gid>) -> SystemResult<()>,
+    ) -> Result<(), LayerError> {
+        let (uid, gid) = (metadata.uid, metadata.gid);
+        let user = |id| change(Some(Uid::from_raw(id)), None);
+        let group = |id| change(None, Some(Gid::from_raw(id)));
+        match change(Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
+            Err(Errno::INVAL | Errno::PERM) => {}
+            result => return result.map_err(failed("set the owner of", path)),
+        }
+        self.warnings.push(Warning::Owner { path: path.clone(), uid, gid });
+        for result in [user(uid).or_else(|_| user(NOBODY)), group(gid).or_else(|_| group(NOBODY))] {
+            match result {
+                Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
+                Err(error) => return Err(failed("set the owner of", path)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn attribute(&mut self, path: &TreePath, name: &[u8], result: SystemResult<()>) -> Result<(), LayerError> {
+        match result {
+            Ok(()) => {}
+            // Not permitted, not supported, not valid here, or no room for it in this file system's inodes.
+            Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL | Errno::RANGE | Errno::TOOBIG) => {
+                let name = name.escape_ascii().to_string();
+                self.warnings.push(Warning::Attribute { path: path.clone(), name });
+            }
+            Err(error) => return Err(failed("set an extended attribute of", path)(error)),
+        }
+        Ok(())
+    }
+}
+
+/// The name under which an attribute is stored; `None` for what must not be set. Overlay attributes of an image would
+/// otherwise be orders to the overlay that it is mounted with.
+fn stored_name(name: &[u8]) -> Option<Vec<u8>> {
+    if name.starts_with(OVERLAY_TRUSTED_PREFIX) {
+        return None;
+    }
+    match name.strip_prefix(OVERLAY_PREFIX) {
+        Some(rest) => Some([OVERLAY_ESCAPED_PREFIX, rest].concat()),
+        None => Some(name.to_vec()),
+    }
+}
+
+const fn times(metadata: &Metadata) -> Timestamps {
+    let time = Timespec { tv_sec: metadata.mtime, tv_nsec: 0 };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Says which operation on which entry an error of the system is about.
+pub(super) fn failed(operation: &'static str, path: &TreePath) -> impl Fn(Errno) -> LayerError + use<> {
+    let path = path.clone();
+    move |error| LayerError::Operation { operation, path: path.clone(), source: io::Error::from(error) }
+}
