@@ -1,0 +1,347 @@
+//! The whole plan. First downwards from the target: which stages and images are needed, as far as the known images' ONBUILD
+//! triggers tell. Then upwards: each needed stage is walked on the result of its base.
+
+use std::collections::BTreeSet;
+
+use super::{
+    arguments::{self, Expansion, Variables},
+    graph::{Base, Bases, Graph, ImageName, Options, Planned, Stage},
+    platform::Platform,
+    sources::{self, Origin, SCRATCH},
+    stage::{Scope, State},
+};
+use crate::{
+    dockerfile::{
+        ast::{Dockerfile, Instruction, Kind},
+        diagnostic::{Diagnostics, Problem, Span},
+        expand::Budget,
+        parse_trigger,
+    },
+    image::config::ImageConfig,
+};
+
+/// The escape character of triggers in an image's configuration: they were taken from their Dockerfile without its directives.
+const IMAGE_TRIGGER_ESCAPE: char = '\\';
+
+/// Plans a build, or says which images' configurations it needs to know first.
+pub fn build(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Planned, Diagnostics> {
+    plan(dockerfile, options, bases).map_err(|problems| dockerfile.diagnostics(problems))
+}
+
+fn plan(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Planned, Vec<Problem>> {
+    let platform = platform(&options.platform)?;
+    let machine = platform_of_machine(options, &platform)?;
+    let budget = Budget::default();
+    let globals = arguments::globals(dockerfile, options, &platform, &machine, &budget)?;
+    let target = sources::target(dockerfile, options.target.as_deref()).map_err(|problem| vec![problem])?;
+    let mut needs = Needs {
+        dockerfile,
+        bases,
+        budget: &budget,
+        globals: &globals,
+        platform: &platform,
+        stages: dockerfile.stages.iter().map(|_| None).collect(),
+        images: BTreeSet::new(),
+        problems: Vec::new(),
+    };
+    needs.follow(target);
+    if !needs.problems.is_empty() {
+        return Err(needs.problems);
+    }
+    let missing: Vec<ImageName> = needs.images.into_iter().filter(|image| !bases.contains_key(image)).collect();
+    if !missing.is_empty() {
+        return Ok(Planned::Needs(missing));
+    }
+    let walk = Walk { dockerfile, options, bases, globals: &globals, machine: &machine, budget: &budget };
+    walk.graph(needs.stages, target).map(Planned::Graph)
+}
+
+/// Reads the platform of the result.
+fn platform(text: &str) -> Result<Platform, Vec<Problem>> {
+    Platform::parse(text).ok_or_else(|| {
+        let problem = Problem::new(Span::default(), format!("invalid platform \"{text}\""));
+        vec![problem.hint("a platform is os/architecture or os/architecture/variant, such as linux/amd64")]
+    })
+}
+
+/// Reads the platform of the machine; unknown is the result's.
+fn platform_of_machine(options: &Options, target: &Platform) -> Result<Platform, Vec<Problem>> {
+    if options.build_platform.is_empty() { Ok(target.clone()) } else { platform(&options.build_platform) }
+}
+
+/// What a needed stage starts from, and what its base adds to it.
+struct Start {
+    base: StartBase,
+    /// Of the stage: its base stage's, `--platform`, or the target's.
+    platform: Option<Platform>,
+    triggers: Vec<Instruction>,
+}
+
+/// A base, by its number in the Dockerfile rather than in the graph.
+enum StartBase {
+    Scratch,
+    Stage(usize),
+    Image(ImageName),
+}
+
+/// The downward pass.
+struct Needs<'a> {
+    dockerfile: &'a Dockerfile,
+    bases: &'a Bases,
+    budget: &'a Budget,
+    globals: &'a Variables,
+    platform: &'a Platform,
+    /// `Some` for the stages that are needed.
+    stages: Vec<Option<Start>>,
+    images: BTreeSet<ImageName>,
+    problems: Vec<Problem>,
+}
+
+impl Needs<'_> {
+    /// Marks all that the target reaches. Every edge leads to a lower number, so that one pass suffices.
+    fn follow(&mut self, target: usize) {
+        let mut needed = vec![false; self.dockerfile.stages.len()];
+        needed[target] = true;
+        for index in (0..=target).rev() {
+            if !needed[index] {
+                continue;
+            }
+            match self.start(index) {
+                Ok(start) => {
+                    if let StartBase::Stage(base) = start.base {
+                        needed[base] = true;
+                    }
+                    self.follow_copies(index, &start, &mut needed);
+                    self.stages[index] = Some(start);
+                }
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+    }
+
+    /// Marks what the COPYs of a stage and of its triggers read.
+    fn follow_copies(&mut self, index: usize, start: &Start, needed: &mut [bool]) {
+        let stage = &self.dockerfile.stages[index];
+        let own = stage.instructions.iter().map(|instruction| (instruction, None));
+        let triggers = start.triggers.iter().map(|trigger| (trigger, Some(stage.span)));
+        for (instruction, trigger_of) in triggers.chain(own) {
+            let (Kind::Copy(transfer) | Kind::Add(transfer)) = &instruction.kind else { continue };
+            let Some(word) = &transfer.from else { continue };
+            match sources::from(&self.dockerfile.stages, index, word) {
+                Ok(Origin::Stage(from)) => needed[from] = true,
+                Ok(Origin::Image(reference)) => {
+                    let platform = start.platform.as_ref().unwrap_or(self.platform);
+                    self.images.insert(sources::image_name(&reference, platform));
+                }
+                Err(problem) => self.problems.push(match trigger_of {
+                    Some(span) => in_trigger(instruction, span, problem),
+                    None => problem,
+                }),
+            }
+        }
+    }
+
+    /// Resolves a FROM.
+    fn start(&mut self, index: usize) -> Result<Start, Problem> {
+        let stage = &self.dockerfile.stages[index];
+        let expansion = Expansion { variables: self.globals, escape: self.dockerfile.escape, budget: self.budget };
+        let name = expansion.word(&stage.base)?;
+        if name.is_empty() {
+            let message = format!("base name ({}) should not be blank", stage.base.text);
+            let hint = "give the ARG a default before the first FROM, or a value with --build-arg";
+            return Err(Problem::new(stage.base.span, message).hint(hint));
+        }
+        let asked = match &stage.platform {
+            None => None,
+            Some(word) => {
+                let text = expansion.word(word)?;
+                if text.is_empty() {
+                    let message = format!("empty platform value from expression {}", word.text);
+                    return Err(Problem::new(word.span, message));
+                }
+                let invalid = || Problem::new(word.span, format!("invalid platform \"{text}\""));
+                Some(Platform::parse(&text).ok_or_else(invalid)?)
+            }
+        };
+        if name == SCRATCH {
+            let platform = asked.unwrap_or_else(|| self.platform.clone());
+            return Ok(Start { base: StartBase::Scratch, platform: Some(platform), triggers: Vec::new() });
+        }
+        match sources::base(&self.dockerfile.stages, index, &name, stage.base.span)? {
+            Origin::Stage(base) => {
+                let triggers = self.stage_triggers(base, stage.span)?;
+                Ok(Start { base: StartBase::Stage(base), platform: asked, triggers })
+            }
+            Origin::Image(reference) => {
+                let platform = asked.unwrap_or_else(|| self.platform.clone());
+                let image = sources::image_name(&reference, &platform);
+                let triggers = self.image_triggers(&image, stage.span)?;
+                self.images.insert(image.clone());
+                Ok(Start { base: StartBase::Image(image), platform: Some(platform), triggers })
+            }
+        }
+    }
+
+    /// The triggers that an earlier stage leaves: its own, for those of its base are gone.
+    fn stage_triggers(&self, base: usize, span: Span) -> Result<Vec<Instruction>, Problem> {
+        let instructions = self.dockerfile.stages[base].instructions.iter();
+        let texts = instructions.filter_map(|instruction| match &instruction.kind {
+            Kind::OnBuild(text) => Some(text.as_str()),
+            _ => None,
+        });
+        triggers(texts, self.dockerfile.escape, span)
+    }
+
+    /// The triggers of an image; none while it is not known.
+    fn image_triggers(&self, image: &ImageName, span: Span) -> Result<Vec<Instruction>, Problem> {
+        let Some(config) = self.bases.get(image) else { return Ok(Vec::new()) };
+        triggers(config.config.on_build.iter().map(String::as_str), IMAGE_TRIGGER_ESCAPE, span)
+    }
+}
+
+fn triggers<'a>(texts: impl Iterator<Item = &'a str>, escape: char, span: Span) -> Result<Vec<Instruction>, Problem> {
+    texts
+        .map(|text| {
+            parse_trigger(text, escape).map_err(|diagnostics| {
+                let message = diagnostics.entries.first().map(|entry| entry.message.as_str()).unwrap_or_default();
+                Problem::new(span, format!("ONBUILD trigger {text:?} of the base: {message}"))
+            })
+        })
+        .collect()
+}
+
+/// Puts a problem of a trigger where the FROM is that brought it.
+fn in_trigger(trigger: &Instruction, span: Span, problem: Problem) -> Problem {
+    let message = format!("ONBUILD trigger {:?} of the base: {}", trigger.text, problem.message);
+    Problem { span, message, ..problem }
+}
+
+/// The upward pass.
+struct Walk<'a> {
+    dockerfile: &'a Dockerfile,
+    options: &'a Options,
+    bases: &'a Bases,
+    globals: &'a Variables,
+    machine: &'a Platform,
+    budget: &'a Budget,
+}
+
+impl Walk<'_> {
+    fn graph(&self, starts: Vec<Option<Start>>, target: usize) -> Result<Graph, Vec<Problem>> {
+        let mut positions: Vec<Option<usize>> = vec![None; starts.len()];
+        let mut walked: Vec<(Base, State)> = Vec::new();
+        let mut names = Vec::new();
+        let mut problems = Vec::new();
+        for (index, start) in starts.into_iter().enumerate() {
+            let Some(start) = start else { continue };
+            let (base, begun) = self.begin(index, &start, &positions, &walked).map_err(|problem| vec![problem])?;
+            let walked_stage = self.stage(index, &start, begun, &positions, &mut problems);
+            positions[index] = Some(walked.len());
+            names.push(self.dockerfile.stages[index].name.clone().unwrap_or_else(|| index.to_string()));
+            walked.push((base, walked_stage));
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let mut stages: Vec<Stage> = names
+            .into_iter()
+            .zip(walked)
+            .map(|(name, (base, end))| Stage { name, base, steps: end.steps, config: end.config })
+            .collect();
+        let target = positions[target].unwrap_or_default();
+        if let Some(stage) = stages.get_mut(target) {
+            let labels = self.options.labels.iter().map(|(name, value)| (name.clone(), value.clone()));
+            stage.config.config.labels.extend(labels);
+        }
+        Ok(Graph { stages, target })
+    }
+
+    /// Makes the state in which a stage begins.
+    fn begin(
+        &self,
+        index: usize,
+        start: &Start,
+        positions: &[Option<usize>],
+        walked: &[(Base, State)],
+    ) -> Result<(Base, State), Problem> {
+        let from = &self.dockerfile.stages[index];
+        let unknown = || Problem::new(from.span, "the base of this stage is not part of the plan");
+        match &start.base {
+            StartBase::Scratch => {
+                let platform = start.platform.clone().ok_or_else(unknown)?;
+                Ok((Base::Scratch, State::new(scratch(&platform), platform, Variables::new())))
+            }
+            StartBase::Image(image) => {
+                let platform = start.platform.clone().ok_or_else(unknown)?;
+                let mut config = self.bases.get(image).cloned().ok_or_else(unknown)?;
+                config.config.on_build.clear();
+                Ok((Base::Image(image.clone()), State::new(config, platform, Variables::new())))
+            }
+            StartBase::Stage(base) => {
+                let position = positions.get(*base).copied().flatten().ok_or_else(unknown)?;
+                let (_, end) = walked.get(position).ok_or_else(unknown)?;
+                if let (Some(asked), Some(word)) = (&start.platform, &from.platform)
+                    && *asked != end.platform
+                {
+                    let message = format!("--platform={asked} differs from the base stage's platform {}", end.platform);
+                    return Err(Problem::new(word.span, message));
+                }
+                self.budget.keep(end.size_bytes()).map_err(|message| Problem::new(from.span, message))?;
+                let mut config = end.config.clone();
+                config.config.on_build.clear();
+                Ok((Base::Stage(position), State::upon(end, config)))
+            }
+        }
+    }
+
+    /// Walks a stage: the triggers of its base, then its own instructions. Mistakes do not end the walk.
+    fn stage(
+        &self,
+        index: usize,
+        start: &Start,
+        mut begun: State,
+        positions: &[Option<usize>],
+        problems: &mut Vec<Problem>,
+    ) -> State {
+        let stage = &self.dockerfile.stages[index];
+        let from_image = matches!(start.base, StartBase::Image(_));
+        let mut scope = Scope {
+            dockerfile: self.dockerfile,
+            options: self.options,
+            globals: self.globals,
+            machine: self.machine,
+            positions,
+            current: index,
+            budget: self.budget,
+            escape: if from_image { IMAGE_TRIGGER_ESCAPE } else { self.dockerfile.escape },
+        };
+        let line = if from_image { 0 } else { stage.span.line };
+        for trigger in &start.triggers {
+            if let Err(problem) = begun.apply(&scope, trigger, line) {
+                problems.push(in_trigger(trigger, stage.span, problem));
+            }
+        }
+        scope.escape = self.dockerfile.escape;
+        for instruction in &stage.instructions {
+            if let Err(problem) = begun.apply(&scope, instruction, instruction.span.line) {
+                problems.push(problem);
+            }
+        }
+        begun
+    }
+}
+
+/// The configuration of nothing.
+fn scratch(platform: &Platform) -> ImageConfig {
+    let mut config = ImageConfig {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        variant: Some(platform.variant.clone()).filter(|variant| !variant.is_empty()),
+        ..ImageConfig::default()
+    };
+    config.config.working_dir = "/".into();
+    config
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! Which stage or image a name means: the words behind FROM, `--from` and `--target` come in, a stage's number or an image
+//! comes out. Names of stages are compared without regard to case.
+
+use super::graph::ImageName;
+use crate::dockerfile::{
+    ast::{Dockerfile, Stage, Word},
+    closest,
+    diagnostic::{Fault, Problem, Span},
+};
+
+/// The name of the image that has nothing in it.
+pub(super) const SCRATCH: &str = "scratch";
+
+/// What holds an image on disk rather than in a registry.
+const LAYOUT_PREFIX: &str = "oci-layout:";
+
+/// What a name means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A stage, by its number in the Dockerfile.
+    Stage(usize),
+    /// An image's reference.
+    Image(String),
+}
+
+/// Finds the stage that the build is for.
+pub(super) fn target(dockerfile: &Dockerfile, name: Option<&str>) -> Result<usize, Problem> {
+    let last = dockerfile.stages.len().saturating_sub(1);
+    let Some(name) = name else { return Ok(last) };
+    if let Some(index) = find(&dockerfile.stages, name) {
+        return Ok(index);
+    }
+    if let Some(index) = name.parse::<usize>().ok().filter(|index| *index <= last) {
+        return Ok(index);
+    }
+    let names = dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref());
+    let suggestion = closest(name, names).map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
+    let message = format!("target stage \"{name}\" could not be found{suggestion}");
+    Err(Problem::new(Span::default(), message).fault(Fault::StageNotFound))
+}
+
+/// Finds what FROM names, for the stage of this number: an earlier stage or an image.
+pub(super) fn base(stages: &[Stage], current: usize, name: &str, span: Span) -> Result<Origin, Problem> {
+    match find(stages.get(..current).unwrap_or_default(), name) {
+        Some(index) => Ok(Origin::Stage(index)),
+        None => image(name, span),
+    }
+}
+
+/// Finds what `--from` names, for the stage of this number.
+pub(super) fn from(stages: &[Stage], current: usize, word: &Word) -> Result<Origin, Problem> {
+    let name = word.text.as_str();
+    if name.contains('$') {
+        let problem = Problem::new(word.span, "variable expansion is not supported for --from");
+        return Err(problem.hint("define a new stage with FROM using an ARG from global scope, and name it here"));
+    }
+    let found = if name.bytes().all(|byte| byte.is_ascii_digit()) {
+        let index = name.parse::<usize>().ok().filter(|index| *index < stages.len());
+        Some(index.ok_or_else(|| {
+            Problem::new(word.span, format!("invalid stage index {name}")).fault(Fault::StageNotFound)
+        })?)
+    } else {
+        let (before, rest) = stages.split_at_checked(current).unwrap_or((stages, &[]));
+        let later = || find(rest, name).map(|index| current + index);
+        find(before, name).or_else(later)
+    };
+    match found {
+        None if name.eq_ignore_ascii_case(SCRATCH) => {
+            Err(Problem::new(word.span, "nothing can be copied from `scratch`: it has no files"))
+        }
+        None => image(name, word.span),
+        Some(index) if index < current => Ok(Origin::Stage(index)),
+        Some(index) if index == current => {
+            let message = format!("circular dependency detected on stage: {}", display_name(stages, current));
+            Err(Problem::new(word.span, message))
+        }
+        Some(_) => {
+            let current = display_name(stages, current);
+            let message =
+                format!("cannot copy from stage \"{name}\", it needs to be defined before current stage \"{current}\"");
+            Err(Problem::new(word.span, message))
+        }
+    }
+}
+
+/// Returns a stage's name, or `stage-N`.
+fn display_name(stages: &[Stage], index: usize) -> String {
+    stages.get(index).and_then(|stage| stage.name.clone()).unwrap_or_else(|| format!("stage-{index}"))
+}
+
+/// Finds the last stage of a name.
+fn find(stages: &[Stage], name: &str) -> Option<usize> {
+    let name = name.to_lowercase();
+    stages.iter().rposition(|stage| stage.name.as_ref() == Some(&name))
+}
+
+/// Checks the form of an image's reference.
+fn image(name: &str, span: Span) -> Result<Origin, Problem> {
+    let reference = match name.strip_prefix(LAYOUT_PREFIX) {
+        Some("") => return Err(Problem::new(span, format!("`{LAYOUT_PREFIX}` lacks the path of the layout"))),
+        Some(_) => return Ok(Origin::Image(name.to_owned())),
+        None => name,
+    };
+    match reference.parse::<oci_distribution::Reference>() {
+        Ok(_) => Ok(Origin::Image(name.to_owned())),
+        Err(error) => {
+            let problem = Problem::new(span, format!("invalid image reference \"{name}\": {error}"));
+            if name.chars().any(char::is_uppercase) {
+                return Err(problem.hint("names of repositories are in lower case, and no earlier stage has this name"));
+            }
+            Err(problem)
+        }
+    }
+}
+
+/// Makes the name of an image for a platform.
+pub(super) fn image_name(reference: &str, platform: &super::platform::Platform) -> ImageName {
+    ImageName { reference: reference.to_owned(), platform: platform.to_string() }
+}
