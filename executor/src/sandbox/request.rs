@@ -1,0 +1,301 @@
+//! What the executor and its helper say to each other: one request, one reply, as length-prefixed JSON on a socket.
+//!
+//! Requests carry secrets, so that nothing here derives `Debug` for them: the socket is their only way in.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{self, Read, Write},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::error::Failure;
+use crate::{
+    filesystem::path::lossless,
+    layer::{Compression, Layer},
+    secret::Secret,
+};
+
+/// The largest message: scripts and secrets travel in requests. 64 MiB.
+pub(super) const MESSAGE_BYTES_MAX: u32 = 64 << 20;
+
+/// What a helper is started for.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Request {
+    /// Tries what a step needs, in a directory of its own below this one.
+    Probe {
+        /// A directory on the file system that will hold layers.
+        directory: PathBuf,
+    },
+    /// Unpacks layers over each other into one directory.
+    Unpack(Unpack),
+    /// Unpacks layers into a directory that serves as an overlay's lower directory.
+    UnpackOverlay(UnpackOverlay),
+    /// Runs one process and, if it succeeds, makes a layer of what it changed.
+    Step(Box<Step>),
+}
+
+/// Layers to be unpacked over each other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unpack {
+    /// An existing, empty directory.
+    pub root: PathBuf,
+    /// Lowest first.
+    pub layers: Vec<Archive>,
+    /// Layers that are read at once, at most.
+    pub threads: usize,
+}
+
+/// Layers to be unpacked as one lower directory of an overlay.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UnpackOverlay {
+    /// An existing, empty directory.
+    pub directory: PathBuf,
+    /// The indexes of the layers in the directories below as JSON files, lowest first.
+    pub below: Vec<PathBuf>,
+    /// Lowest first.
+    pub layers: Vec<Archive>,
+    /// Layers that are read at once, at most.
+    pub threads: usize,
+}
+
+/// A compressed layer in a file, and its index in another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archive {
+    /// The file.
+    pub blob: PathBuf,
+    /// How it is compressed.
+    pub compression: Compression,
+    /// The index as a JSON file.
+    pub index: PathBuf,
+}
+
+/// One RUN, with every name resolved. All paths of the first four fields are absolute paths of the executor's own tree.
+#[derive(Serialize, Deserialize)]
+pub struct Step {
+    /// The lower directories, topmost first; none is `FROM scratch`. At most [`LOWERS_MAX`], and nothing may be mounted
+    /// below them: overlayfs refuses a directory that would show what an outer namespace has covered.
+    pub lowers: Vec<PathBuf>,
+    /// An empty directory that receives what the step changes.
+    pub upper: PathBuf,
+    /// An empty directory on the file system of `upper`, for overlayfs.
+    pub work: PathBuf,
+    /// An empty directory: where the helper mounts, in a namespace of its own. It stays empty for everybody else.
+    pub mount_point: PathBuf,
+    /// The command and its arguments, as the process gets them; at least the command.
+    pub arguments: Vec<String>,
+    /// The whole environment: nothing is added to it.
+    pub environment: BTreeMap<String, String>,
+    /// Absolute path inside the root; what is missing of it is created with mode 0755 for the user.
+    pub working_directory: String,
+    /// Who runs it.
+    pub user: User,
+    /// In the order in which they are mounted.
+    pub mounts: Vec<Mount>,
+    /// Whether the process has nothing but a loopback interface of its own.
+    pub network_none: bool,
+    /// A script that appears at `/dev/pipes/NAME` with mode 0755.
+    pub script: Option<Script>,
+    /// The host name; also in `/etc/hosts`.
+    pub hostname: String,
+    /// What to make of the changes; `None` makes no layer.
+    pub layer: Option<Output>,
+}
+
+impl fmt::Debug for Step {
+    /// Without the environment, which may hold secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Step")
+            .field("arguments", &self.arguments)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The largest number of lower directories: overlayfs takes 500, and one more holds the mount points that an image lacks.
+pub const LOWERS_MAX: usize = 499;
+
+/// Ids of a process, resolved by the caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// `RUN --mount`.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Mount {
+    /// A file on a tmpfs, mounted read-only, nosuid, nodev, noexec.
+    Secret {
+        /// Absolute path inside the root.
+        target: String,
+        /// The content.
+        value: SecretBytes,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// An empty tmpfs of mode 1777, nosuid.
+    Tmpfs {
+        /// Absolute path inside the root.
+        target: String,
+        /// Bytes; `None` is the kernel's default, half of the memory.
+        size: Option<u64>,
+    },
+}
+
+/// The content of a secret on its way into a step.
+#[derive(Serialize, Deserialize)]
+pub struct SecretBytes(#[serde(with = "lossless")] Vec<u8>);
+
+impl SecretBytes {
+    /// Takes the value over.
+    pub fn new(secret: &Secret<Vec<u8>>) -> Self {
+        Self(secret.expose().clone())
+    }
+
+    pub(super) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("<redacted>")
+    }
+}
+
+/// A heredoc that is run as a program of its own.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Script {
+    /// A plain name.
+    pub name: String,
+    /// The bytes, `#!` first.
+    #[serde(with = "lossless")]
+    pub content: Vec<u8>,
+}
+
+/// Where the layer of a step goes and what it is compared with.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Output {
+    /// The file that receives the compressed layer.
+    pub blob: PathBuf,
+    /// The file that receives the layer's index as JSON.
+    pub index: PathBuf,
+    /// The indexes of the layers below as JSON files, lowest first.
+    pub lower_indexes: Vec<PathBuf>,
+    /// How the layer is compressed.
+    pub compression: Compression,
+    /// Compressing threads.
+    pub threads: usize,
+    /// The largest layer, in bytes of its tar stream.
+    pub size_max: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// With this status.
+    Code(i32),
+    /// Killed by this signal.
+    Signal(i32),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(formatter, "exit code: {code}"),
+            Self::Signal(signal) => write!(formatter, "killed by signal {signal}"),
+        }
+    }
+}
+
+/// What became of a step.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StepResult {
+    /// How the process ended.
+    pub exit: Exit,
+    /// The layer, if the process ended with 0 and a layer was wanted. A layer without changes is a layer too.
+    pub layer: Option<Layer>,
+}
+
+/// What the helper says, in this order: `Unshared`, then one of the others.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Reply {
+    /// The user namespace exists and waits for its maps; the request may be sent when they are written.
+    Unshared,
+    /// A step can be run here.
+    Probed,
+    /// Layers were unpacked, with these warnings.
+    Unpacked(Vec<String>),
+    /// A step was run.
+    Stepped(StepResult),
+    /// The operation failed.
+    Failed(Failure),
+}
+
+/// Writes one message.
+pub(super) fn send(mut writer: impl Write, message: &impl Serialize) -> io::Result<()> {
+    writer.write_all(&encode(message)?)
+}
+
+/// Reads one message; the end of the stream is `UnexpectedEof`.
+pub(super) fn receive<T: DeserializeOwned>(mut reader: impl Read) -> io::Result<T> {
+    let mut length = [0; 4];
+    reader.read_exact(&mut length)?;
+    let mut bytes = vec![0; body_length(length)?];
+    reader.read_exact(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// Turns a message into its bytes: the length as four bytes, little-endian, and the JSON text.
+pub(super) fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, message)?;
+    let length = u32::try_from(bytes.len() - 4).ok().filter(|length| *length <= MESSAGE_BYTES_MAX);
+    let length = length.ok_or_else(|| io::Error::other("a message to the sandbox is larger than 64 MiB"))?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(bytes)
+}
+
+/// Reads the length in front of a message and refuses what is larger than any message.
+pub(super) fn body_length(prefix: [u8; 4]) -> io::Result<usize> {
+    let length = u32::from_le_bytes(prefix);
+    if length > MESSAGE_BYTES_MAX {
+        return Err(io::Error::other("a message of the sandbox is larger than 64 MiB"));
+    }
+    usize::try_from(length).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_received() {
+        let mut wire = Vec::new();
+        send(&mut wire, &Exit::Signal(9)).unwrap();
+        assert_eq!(receive::<Exit>(&wire[..]).unwrap(), Exit::Signal(9));
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_refused_before_anything_is_allocated() {
+        assert!(receive::<Exit>(&u32::MAX.to_le_bytes()[..]).is_err());
+    }
+
+    #[test]
+    fn a_secret_prints_nothing() {
+        let value = SecretBytes::new(&Secret::new(b"hunter2".to_vec()));
+        assert_eq!(format!("{value:?}"), "<redacted>");
+    }
+}
