@@ -1,0 +1,43 @@
+//! The context as a build sees it: a view of its files after `.dockerignore`, and a way to open them.
+
+use std::{fs::File, io, sync::Arc};
+
+use super::directory::{Directory, DirectoryError};
+use super::ignore::Patterns;
+use crate::filesystem::{
+    path::TreePath,
+    view::{View, ViewError},
+};
+
+/// The files that COPY and ADD may read. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct BuildContext {
+    directory: Option<Arc<Directory>>,
+    /// Names, modes, sizes and link targets; contents are read when a layer is written.
+    pub view: View,
+}
+
+/// Why the context cannot be listed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildContextError {
+    /// The directory cannot be read.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Its entries do not fit together; it changed while it was read.
+    #[error("the build context changed while it was listed")]
+    Changed(#[from] ViewError),
+}
+
+impl BuildContext {
+    /// Lists the directory, without what the patterns exclude.
+    pub fn scan(directory: Directory, ignore: &Patterns) -> Result<Self, BuildContextError> {
+        let mut view = View::empty();
+        view.apply(&directory.scan(0, ignore)?)?;
+        Ok(Self { directory: Some(Arc::new(directory)), view })
+    }
+
+    /// Opens a file of the view.
+    pub fn open(&self, path: &TreePath) -> io::Result<File> {
+        self.directory.as_ref().ok_or(io::ErrorKind::NotFound)?.open_file(path)
+    }
+}
