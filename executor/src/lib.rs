@@ -9,13 +9,19 @@
 //! `dockerfile`, `plan`, `image` and the copy rules of `filesystem` are pure; the effects are in `context`, `solve`,
 //! `sandbox`, `layer` and `registry`. Library code never prints, never exits and never reads the environment.
 
+pub mod build;
 pub mod context;
 pub mod dockerfile;
+pub mod duration;
 pub mod filesystem;
+pub mod flags;
 pub mod image;
 pub mod layer;
+pub mod options;
 pub mod plan;
+pub mod progress;
 pub mod registry;
+pub mod report;
 pub mod sandbox;
 pub mod secret;
 pub mod solve;

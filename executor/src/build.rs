@@ -1,0 +1,368 @@
+//! One build, from checked options to a digest that the registry confirmed.
+
+pub mod error;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    future::pending,
+    io::Read,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    thread,
+};
+
+use futures::future::try_join_all;
+use karve_api::{Reason, SourceInfo};
+
+use self::error::BuildError;
+use crate::{
+    context::{directory::Directory, ignore::Patterns, view::BuildContext},
+    dockerfile::{self, diagnostic::Diagnostics},
+    image::{
+        digest::Digest,
+        manifest::OCI_MANIFEST,
+        platform::Platform,
+        reference::{Reference, Repository},
+    },
+    options::{Environment, Options},
+    plan::{
+        self,
+        graph::{From, Graph, ImageName, Operation, Planned},
+    },
+    progress::Progress,
+    registry::{
+        BaseImage, HostPolicy, Registry, RegistryError, RegistryOptions,
+        credentials::Credentials,
+        layout::{self, Layout},
+        retry::RetryPolicy,
+    },
+    sandbox::{Isolation, client::Sandbox},
+    secret::Secret,
+    solve::{
+        Roots, Solver, StageTime,
+        assemble::{self, Image},
+        error::SolveError,
+        layers::{Layers, StageLayer},
+        secrets::Secrets,
+        upload::Uploader,
+        work::WorkDirectory,
+    },
+};
+
+/// What a build made.
+#[derive(Clone, Debug, Default)]
+pub struct Built {
+    /// The digest of the manifest.
+    pub digest: Option<Digest>,
+    /// Whether an earlier attempt had pushed it already.
+    pub adopted: bool,
+    /// How RUN was isolated; `None` when nothing ran.
+    pub isolation: Option<String>,
+    /// The base images with the digests that their names had.
+    pub bases: Vec<(String, Digest)>,
+    /// How long each stage took.
+    pub stages: Vec<StageTime>,
+    /// Steps that made a layer.
+    pub steps: i64,
+    /// Layers of the image.
+    pub layers: i64,
+    /// Bytes of layers that were sent.
+    pub bytes_pushed: i64,
+    /// Bytes of layers that were fetched from registries.
+    pub bytes_pulled: i64,
+}
+
+/// The largest file of CA certificates that is read.
+const CERTIFICATES_BYTES_MAX: u64 = 16 << 20;
+
+/// More compressors than this gain nothing.
+const THREADS_MAX: usize = 8;
+
+/// Builds the image and pushes it, or writes it where the options say.
+///
+/// Ends early at the timeout, at the limit of the work directory, and when `interrupted` returns the number of a signal.
+/// Whatever the end, the processes of all steps are killed and the work directory is removed.
+pub async fn build(
+    options: &Options,
+    environment: &Environment,
+    progress: &Arc<Progress>,
+    interrupted: impl Future<Output = u8>,
+) -> Result<Built, BuildError> {
+    let registry = registry(options, environment)?;
+    let work = Arc::new(work_directory(options)?);
+    let result = tokio::select! {
+        biased;
+        signal = interrupted => Err(BuildError::Interrupted(signal)),
+        result = make(options, &registry, &work, progress) => result,
+        error = overrun(options, &work) => Err(error),
+    };
+    let result = result.map_err(|error| match error.reason() {
+        Reason::VolumeFull if !matches!(error, BuildError::VolumeFull { .. }) => BuildError::DiskFull(error.into()),
+        Reason::RunFailed if work.is_disk_full() => BuildError::DiskFull(error.into()),
+        _ => error,
+    });
+    work.remove().await;
+    result
+}
+
+/// Returns when the build has had its time or its disk space.
+async fn overrun(options: &Options, work: &WorkDirectory) -> BuildError {
+    let too_late = async {
+        match options.timeout {
+            Some(timeout) => tokio::time::sleep(timeout).await,
+            None => pending().await,
+        }
+    };
+    let too_large = async {
+        match options.work_limit_bytes {
+            Some(limit_bytes) => {
+                work.exceeds(limit_bytes).await;
+                limit_bytes
+            }
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        () = too_late => BuildError::Timeout(format!("{}s", options.timeout.unwrap_or_default().as_secs())),
+        limit_bytes = too_large => BuildError::VolumeFull { limit_bytes },
+    }
+}
+
+/// Makes the image, however long it takes.
+async fn make(
+    options: &Options,
+    registry: &Registry,
+    work: &Arc<WorkDirectory>,
+    progress: &Arc<Progress>,
+) -> Result<Built, BuildError> {
+    if let Some(digest) = adopt(options, registry).await? {
+        return Ok(Built { digest: Some(digest), adopted: true, ..Built::default() });
+    }
+    let mut directory = Directory::open(&options.context.to_string_lossy())?;
+    if let Some(path) = &options.context_sub_path {
+        directory = directory.subdirectory(path)?;
+    }
+    let name = options.dockerfile.as_ref().map(|path| path.to_string_lossy());
+    let source = directory.dockerfile(name.as_deref(), Some(Path::new(".")))?;
+    let dockerfile_name = shown_name(&source.path);
+    let wrong = |diagnostics| BuildError::Dockerfile { file: dockerfile_name.clone(), diagnostics };
+    let dockerfile = dockerfile::parse(&source.text).map_err(wrong)?;
+    let (graph, images) = plan_with_images(&dockerfile, options, registry, wrong).await?;
+    let bases = images.iter().map(|(name, image)| (name.reference.clone(), image.named_digest.clone())).collect();
+    let context = if reads_context(&graph) { scan(directory, source.ignore).await? } else { BuildContext::default() };
+    let (sandbox, isolation) = sandbox(options, &graph, work.path()).await?;
+    let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX);
+    let layers = Arc::new(Layers::new(registry.clone(), Arc::clone(work), threads));
+    let solver = Solver {
+        dockerfile_name,
+        context,
+        images,
+        uploader: Uploader::new(registry.clone(), Arc::clone(&layers), repositories(options)),
+        layers,
+        roots: Roots::default(),
+        sandbox,
+        secrets: Secrets::new(options.secrets.clone()),
+        work: Arc::clone(work),
+        progress: Arc::clone(progress),
+        epoch: epoch(options)?,
+        threads,
+        steps: 0.into(),
+        graph,
+    };
+    let (stage, stages) = solver.run().await?;
+    let target = &solver.graph.stages[solver.graph.target];
+    let image = assemble::image(&target.config, &stage, &options.annotations, solver.epoch)?;
+    let bytes_pushed = solver.uploader.finish().await?;
+    if let Some(path) = &options.oci_layout {
+        write_layout(path, options, &solver, &stage.layers, &image).await?;
+    }
+    if options.push {
+        push(options, registry, &image).await?;
+    }
+    Ok(Built {
+        layers: image.layers.len().try_into().unwrap_or(i64::MAX),
+        digest: Some(image.digest),
+        adopted: false,
+        isolation: isolation.map(|isolation| isolation.to_string()),
+        bases,
+        stages,
+        steps: solver.steps.load(Ordering::Relaxed),
+        bytes_pushed,
+        bytes_pulled: solver.layers.bytes_pulled(),
+    })
+}
+
+/// Lists the context off the runtime's threads.
+async fn scan(directory: Directory, ignore: Patterns) -> Result<BuildContext, BuildError> {
+    let scanned = tokio::task::spawn_blocking(move || BuildContext::scan(directory, &ignore)).await;
+    Ok(scanned.map_err(|_| SolveError::Internal("the thread that lists the context panicked"))??)
+}
+
+/// How messages call the Dockerfile: by its path in the context; one from elsewhere by its name.
+fn shown_name(path: &str) -> String {
+    let name = Path::new(path).file_name().filter(|_| path.starts_with('/'));
+    name.map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Looks for the image that an earlier attempt at this build may have pushed: its own tag is pushed last of all.
+async fn adopt(options: &Options, registry: &Registry) -> Result<Option<Digest>, BuildError> {
+    let Some(reference) = &options.adopt else { return Ok(None) };
+    Ok(registry.head_manifest(reference).await?.map(|descriptor| descriptor.digest))
+}
+
+/// Plans, and resolves the images that the plan asks for, until nothing is left to ask.
+async fn plan_with_images(
+    dockerfile: &dockerfile::ast::Dockerfile,
+    options: &Options,
+    registry: &Registry,
+    wrong: impl Fn(Diagnostics) -> BuildError,
+) -> Result<(Graph, BTreeMap<ImageName, BaseImage>), BuildError> {
+    let mut images = BTreeMap::new();
+    loop {
+        let configs = images.iter().map(|(name, image): (&ImageName, &BaseImage)| (name.clone(), image.config.clone()));
+        match plan::build(dockerfile, &options.plan, &configs.collect()).map_err(&wrong)? {
+            Planned::Graph(graph) => return Ok((graph, images)),
+            Planned::Needs(names) => {
+                let resolved = names.into_iter().map(|name| async {
+                    let image = resolve(&name, registry).await?;
+                    Ok::<_, BuildError>((name, image))
+                });
+                images.extend(try_join_all(resolved).await?);
+            }
+        }
+    }
+}
+
+/// Finds an image in its registry, or in the OCI layout that it names.
+async fn resolve(name: &ImageName, registry: &Registry) -> Result<BaseImage, BuildError> {
+    let platform: Platform = name.platform.parse()?;
+    if let Some(layout) = name.reference.strip_prefix("oci-layout:") {
+        let (path, selector) = layout::parse(layout.strip_prefix("//").unwrap_or(layout));
+        return Ok(layout::open(&path, &selector, &platform)?);
+    }
+    let reference: Reference = name.reference.parse().map_err(RegistryError::from)?;
+    Ok(registry.resolve(&reference, &platform).await?)
+}
+
+/// The client, with what the options and the environment say about registries.
+fn registry(options: &Options, environment: &Environment) -> Result<Registry, BuildError> {
+    let mut hosts = BTreeMap::new();
+    for (host, special) in &options.registries {
+        let mut ca_pem = Vec::new();
+        for path in &special.certificates {
+            let file = |source| BuildError::File { path: path.clone(), source };
+            File::open(path).map_err(file)?.take(CERTIFICATES_BYTES_MAX).read_to_end(&mut ca_pem).map_err(file)?;
+        }
+        let policy = HostPolicy { plain_http: special.plain_http, skip_tls_verify: special.skip_tls_verify, ca_pem };
+        hosts.insert(host.clone(), policy);
+    }
+    let parse = |document: &Secret, name: &str| {
+        Credentials::parse(document.expose().as_bytes(), name).map_err(RegistryError::from)
+    };
+    let mut credentials = Credentials::default();
+    for document in &environment.registry_auth {
+        credentials.merge(parse(document, "the registry credentials")?);
+    }
+    let push_credentials = match (&environment.push_auth, options.destinations.first()) {
+        (Some(document), Some(destination)) => {
+            Some((destination.repository().clone(), parse(document, "the push credentials")?))
+        }
+        _ => None,
+    };
+    let user_agent = concat!("karve/", env!("CARGO_PKG_VERSION")).to_owned();
+    Ok(Registry::new(RegistryOptions {
+        hosts,
+        credentials,
+        push_credentials,
+        user_agent,
+        retry: RetryPolicy::default(),
+    })?)
+}
+
+fn work_directory(options: &Options) -> Result<WorkDirectory, BuildError> {
+    let parent = options.work_dir.clone().unwrap_or_else(std::env::temp_dir);
+    WorkDirectory::create(&parent).map_err(|source| BuildError::File { path: parent, source })
+}
+
+fn operations(graph: &Graph) -> impl Iterator<Item = &Operation> {
+    graph.stages.iter().flat_map(|stage| &stage.steps).map(|step| &step.operation)
+}
+
+fn reads_context(graph: &Graph) -> bool {
+    operations(graph).any(|operation| matches!(operation, Operation::Copy(copy) if copy.from == From::Context))
+}
+
+/// Asks the kernel what a RUN may do, if there is one. Without permission a Dockerfile without RUN still builds.
+async fn sandbox(options: &Options, graph: &Graph, work: &Path) -> Result<(Sandbox, Option<Isolation>), BuildError> {
+    let sandbox = Sandbox::default();
+    let run = operations(graph).any(|operation| matches!(operation, Operation::Run(_)));
+    if !run && !options.require_userns {
+        return Ok((sandbox, None));
+    }
+    match sandbox.probe(work).await {
+        Isolation::None { reason } if options.require_userns => Err(BuildError::IsolationRequired(reason)),
+        Isolation::None { reason } if run => Err(BuildError::Isolation(reason)),
+        isolation => Ok((sandbox, Some(isolation))),
+    }
+}
+
+/// The repositories that the image is pushed to, each once.
+fn repositories(options: &Options) -> Vec<Repository> {
+    let mut repositories: Vec<Repository> = Vec::new();
+    for destination in options.destinations.iter().filter(|_| options.push) {
+        if !repositories.contains(destination.repository()) {
+            repositories.push(destination.repository().clone());
+        }
+    }
+    repositories
+}
+
+/// The time of the image: what was asked for, or the source's own, or the beginning of time.
+fn epoch(options: &Options) -> Result<i64, BuildError> {
+    if let Some(timestamp) = options.timestamp {
+        return Ok(timestamp);
+    }
+    let Some(path) = &options.source_info else { return Ok(0) };
+    Ok(source_info(path)?.commit_time.unwrap_or(0))
+}
+
+/// Reads what `karve context` wrote beside the tree.
+pub fn source_info(path: &Path) -> Result<SourceInfo, BuildError> {
+    let text = fs::read(path).map_err(|source| BuildError::File { path: path.to_owned(), source })?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// Writes the image, base layers included, into an OCI image layout under every destination's tag.
+async fn write_layout(
+    path: &Path,
+    options: &Options,
+    solver: &Solver,
+    stage_layers: &[Arc<StageLayer>],
+    image: &Image,
+) -> Result<(), BuildError> {
+    let layout = Layout::create(path)?;
+    for (layer, descriptor) in stage_layers.iter().zip(&image.layers) {
+        layout.push_blob(descriptor, solver.layers.blob(layer).await?).await?;
+    }
+    layout.push_bytes(&image.config)?;
+    let tags = options.destinations.iter().filter_map(Reference::tag);
+    let mut tags: Vec<Option<&str>> = tags.map(Some).collect();
+    if tags.is_empty() {
+        tags.push(None);
+    }
+    for tag in tags {
+        layout.push_manifest(tag, &image.manifest, OCI_MANIFEST).await?;
+    }
+    Ok(())
+}
+
+/// Pushes the configuration to every repository and then the manifest under every destination, in the order given: the
+/// tag by which a later attempt recognises this build comes last.
+async fn push(options: &Options, registry: &Registry, image: &Image) -> Result<(), BuildError> {
+    for destination in &options.destinations {
+        registry.push_bytes(destination.repository(), &image.config).await?;
+        registry.push_manifest(destination, &image.manifest, OCI_MANIFEST).await?;
+    }
+    Ok(())
+}

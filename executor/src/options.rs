@@ -1,0 +1,356 @@
+//! What the flags mean: `BuildFlags` and what the program took from its environment go in, a checked `Options` comes
+//! out, or the first mistake. Pure.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use crate::{
+    duration,
+    flags::{BuildFlags, Switch},
+    image::reference::Reference,
+    plan::graph,
+    secret::Secret,
+};
+
+/// A mistake on the command line.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// A flag's value has the wrong form.
+    #[error("--{flag}: `{value}` {problem}")]
+    Value {
+        /// The flag without dashes.
+        flag: &'static str,
+        /// What was typed.
+        value: String,
+        /// What is wrong with it, as the end of the sentence.
+        problem: String,
+    },
+    /// Flags that contradict or need one another.
+    #[error("{0}")]
+    Combination(String),
+    /// A flag of another builder that has no equal here.
+    #[error("--{0} is not supported by this version")]
+    Unsupported(&'static str),
+}
+
+/// What the program took out of its environment at start.
+#[derive(Debug, Default)]
+pub struct Environment {
+    /// Every variable that is not Karve's: `--build-arg NAME` and `--secret id=…,env=…` look here.
+    pub variables: BTreeMap<String, String>,
+    /// docker `config.json` documents for all registries.
+    pub registry_auth: Vec<Secret>,
+    /// The docker `config.json` that wins for the destinations.
+    pub push_auth: Option<Secret>,
+}
+
+/// Where a RUN secret's value is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In a file, any bytes.
+    File(PathBuf),
+    /// Here; it came from the environment.
+    Value(Secret<Vec<u8>>),
+}
+
+/// How one registry is spoken to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostOptions {
+    /// Plain http.
+    pub plain_http: bool,
+    /// No certificate checks.
+    pub skip_tls_verify: bool,
+    /// Files with CA certificates that are trusted.
+    pub certificates: Vec<PathBuf>,
+}
+
+/// A build, checked.
+#[derive(Debug)]
+pub struct Options {
+    /// The directory with the context.
+    pub context: PathBuf,
+    /// The directory within the context that is used.
+    pub context_sub_path: Option<String>,
+    /// The Dockerfile; `None` looks for `Dockerfile`, then `dockerfile`.
+    pub dockerfile: Option<PathBuf>,
+    /// What the plan depends on.
+    pub plan: graph::Options,
+    /// Where the image goes; may be empty when it is not pushed.
+    pub destinations: Vec<Reference>,
+    /// Whether it is pushed.
+    pub push: bool,
+    /// The OCI image layout that receives it.
+    pub oci_layout: Option<PathBuf>,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// RUN secrets by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// What is special about registries, by host.
+    pub registries: BTreeMap<String, HostOptions>,
+    /// `--timestamp` or `SOURCE_DATE_EPOCH`: seconds since 1970.
+    pub timestamp: Option<i64>,
+    /// `--isolation=userns`: refuse to start where no user namespace can be made.
+    pub require_userns: bool,
+    /// End the build after this time.
+    pub timeout: Option<Duration>,
+    /// The work directory; `None` makes a temporary one.
+    pub work_dir: Option<PathBuf>,
+    /// What the work directory may take of its disk, in bytes; the build ends when it takes more.
+    pub work_limit_bytes: Option<u64>,
+    /// What `karve context` wrote.
+    pub source_info: Option<PathBuf>,
+    /// An image that an earlier attempt may have pushed.
+    pub adopt: Option<Reference>,
+    /// What the reader should know about flags that do nothing.
+    pub notes: Vec<String>,
+    /// Files that receive results.
+    pub files: ResultFiles,
+}
+
+/// The files that receive the result of a build.
+#[derive(Clone, Debug, Default)]
+pub struct ResultFiles {
+    /// The digest.
+    pub digest: Option<PathBuf>,
+    /// `REPOSITORY@DIGEST` lines.
+    pub name_with_digest: Option<PathBuf>,
+    /// `REPOSITORY:TAG@DIGEST` lines.
+    pub name_tag_with_digest: Option<PathBuf>,
+    /// The report as JSON, at most 4096 bytes.
+    pub report: Option<PathBuf>,
+    /// The token that the report repeats.
+    pub nonce: Option<String>,
+}
+
+impl Options {
+    /// Checks the flags. `machine_platform` is the platform of this machine, `os/architecture`.
+    pub fn from_flags(
+        flags: BuildFlags,
+        environment: &Environment,
+        machine_platform: &str,
+    ) -> Result<Self, OptionsError> {
+        if let Some(flag) = flags.foreign.iter().find(|flag| flag.pointless.is_none()) {
+            return Err(OptionsError::Unsupported(flag.name));
+        }
+        let notes =
+            flags.foreign.iter().filter_map(|flag| Some(format!("--{} does nothing: {}", flag.name, flag.pointless?)));
+        let notes = notes.collect();
+        let platform = flags.platform.clone().unwrap_or_else(|| machine_platform.to_owned());
+        if platform != machine_platform {
+            let problem = format!("cannot be built here: this machine is {machine_platform}");
+            return Err(OptionsError::Value { flag: "platform", value: platform, problem });
+        }
+        let push = !flags.no_push.0;
+        let destinations = destinations(&flags)?;
+        if push && destinations.is_empty() {
+            let text = "no --destination: name the image to push, or give --no-push with --oci-layout-path";
+            return Err(OptionsError::Combination(text.into()));
+        }
+        let mut build_args = BTreeMap::new();
+        for argument in &flags.build_arg {
+            let (name, value) = match argument.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (&argument[..], environment.variables.get(argument).cloned()),
+            };
+            build_args.extend(value.map(|value| (name.to_owned(), value)));
+        }
+        let epoch = build_args.get("SOURCE_DATE_EPOCH").or_else(|| environment.variables.get("SOURCE_DATE_EPOCH"));
+        let timestamp = match (&flags.timestamp, epoch) {
+            (Some(text), _) => Some(timestamp("timestamp", text)?),
+            (None, Some(text)) if !text.is_empty() => Some(timestamp("build-arg SOURCE_DATE_EPOCH", text)?),
+            _ => None,
+        };
+        Ok(Self {
+            context: context(&flags)?,
+            context_sub_path: flags.context_sub_path.clone(),
+            dockerfile: flags.dockerfile.clone(),
+            plan: graph::Options {
+                target: flags.target.clone(),
+                build_args,
+                labels: pairs("label", &flags.label)?,
+                platform,
+                build_platform: machine_platform.to_owned(),
+            },
+            registries: registries(&flags, &destinations)?,
+            destinations,
+            push,
+            oci_layout: flags.oci_layout_path.clone(),
+            annotations: pairs("annotation", &flags.annotation)?,
+            secrets: secrets(&flags.secret, environment)?,
+            timestamp,
+            require_userns: isolation(&flags.isolation)?,
+            timeout: flags.timeout.as_deref().map(timeout).transpose()?,
+            work_dir: flags.work_dir,
+            work_limit_bytes: flags.work_limit_bytes,
+            source_info: flags.source_info,
+            adopt: flags.adopt.as_deref().map(|image| reference("adopt", image)).transpose()?,
+            notes,
+            files: ResultFiles {
+                digest: flags.digest_file,
+                name_with_digest: flags.image_name_with_digest_file,
+                name_tag_with_digest: flags.image_name_tag_with_digest_file,
+                report: flags.report,
+                nonce: flags.nonce,
+            },
+        })
+    }
+}
+
+fn invalid(flag: &'static str, value: &str, problem: impl Into<String>) -> OptionsError {
+    OptionsError::Value { flag, value: value.to_owned(), problem: problem.into() }
+}
+
+fn reference(flag: &'static str, image: &str) -> Result<Reference, OptionsError> {
+    image.parse().map_err(|error| invalid(flag, image, format!("is not an image reference: {error}")))
+}
+
+fn destinations(flags: &BuildFlags) -> Result<Vec<Reference>, OptionsError> {
+    flags.destination.iter().map(|image| reference("destination", image)).collect()
+}
+
+fn context(flags: &BuildFlags) -> Result<PathBuf, OptionsError> {
+    let Some(context) = flags.context.as_deref().or(flags.context_argument.as_deref()) else {
+        return Ok(PathBuf::from("."));
+    };
+    match context.split_once("://") {
+        None => Ok(PathBuf::from(context)),
+        Some(("dir", path)) => Ok(PathBuf::from(path)),
+        Some(_) => {
+            Err(invalid("context", context, "is not a directory: this version builds from dir:// contexts only"))
+        }
+    }
+}
+
+fn pairs(flag: &'static str, values: &[String]) -> Result<BTreeMap<String, String>, OptionsError> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(invalid(flag, text, "is not of the form NAME=VALUE")),
+    };
+    values.iter().map(pair).collect()
+}
+
+fn secrets(specs: &[String], environment: &Environment) -> Result<BTreeMap<String, SecretSource>, OptionsError> {
+    let mut secrets = BTreeMap::new();
+    for spec in specs {
+        let (mut id, mut source) = (None, None);
+        for field in spec.split(',') {
+            match field.split_once('=') {
+                Some(("id", value)) if !value.is_empty() => id = Some(value.to_owned()),
+                Some(("src" | "source", path)) => source = Some(SecretSource::File(path.into())),
+                Some(("env", name)) => {
+                    let value = environment.variables.get(name);
+                    let value = value.ok_or_else(|| {
+                        invalid("secret", spec, format!("names the variable {name}, which is not set"))
+                    })?;
+                    source = Some(SecretSource::Value(Secret::new(value.clone().into_bytes())));
+                }
+                Some(("type", "file" | "env")) => {}
+                _ => {
+                    return Err(invalid("secret", spec, "is not of the form id=NAME,src=FILE or id=NAME,env=VARIABLE"));
+                }
+            }
+        }
+        let id = id.ok_or_else(|| invalid("secret", spec, "has no id"))?;
+        let source = source.or_else(|| {
+            environment.variables.get(&id).map(|value| SecretSource::Value(Secret::new(value.clone().into_bytes())))
+        });
+        let source =
+            source.ok_or_else(|| invalid("secret", spec, "has neither src nor env, and no variable has its name"))?;
+        secrets.insert(id, source);
+    }
+    Ok(secrets)
+}
+
+fn registries(flags: &BuildFlags, destinations: &[Reference]) -> Result<BTreeMap<String, HostOptions>, OptionsError> {
+    let mut hosts: BTreeMap<String, HostOptions> = BTreeMap::new();
+    let pushed = |switch: Switch| {
+        destinations.iter().filter(move |_| switch.0).map(|image| image.repository().registry().to_owned())
+    };
+    for host in flags.insecure_registry.iter().cloned().chain(pushed(flags.insecure)) {
+        hosts.entry(host).or_default().plain_http = true;
+    }
+    for host in flags.skip_tls_verify_registry.iter().cloned().chain(pushed(flags.skip_tls_verify)) {
+        hosts.entry(host).or_default().skip_tls_verify = true;
+    }
+    for text in &flags.registry_certificate {
+        match text.split_once('=') {
+            Some((host, path)) if !host.is_empty() && !path.is_empty() => {
+                hosts.entry(host.to_owned()).or_default().certificates.push(path.into());
+            }
+            _ => return Err(invalid("registry-certificate", text, "is not of the form HOST=FILE")),
+        }
+    }
+    Ok(hosts)
+}
+
+fn timestamp(flag: &'static str, text: &str) -> Result<i64, OptionsError> {
+    let seconds = text.parse().ok().or_else(|| text.parse().ok().map(|time: jiff::Timestamp| time.as_second()));
+    seconds
+        .filter(|seconds| *seconds >= 0)
+        .ok_or_else(|| invalid(flag, text, "is neither seconds since 1970 nor RFC 3339"))
+}
+
+fn isolation(mode: &str) -> Result<bool, OptionsError> {
+    match mode {
+        "auto" => Ok(false),
+        "userns" => Ok(true),
+        other => Err(invalid("isolation", other, "is neither auto nor userns")),
+    }
+}
+
+fn timeout(text: &str) -> Result<Duration, OptionsError> {
+    duration::parse(text).ok_or_else(|| invalid("timeout", text, "is not a duration such as 1h30m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{Command, parse};
+
+    fn options(line: &str) -> Result<Options, OptionsError> {
+        let arguments = std::iter::once("karve").chain(line.split_whitespace()).map(str::to_owned);
+        let Command::Build(flags) = parse(arguments).unwrap().command else { panic!("not build") };
+        let environment = Environment {
+            variables: [("TOKEN", "from-env"), ("VERSION", "7")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
+            ..Environment::default()
+        };
+        Options::from_flags(*flags, &environment, "linux/amd64")
+    }
+
+    #[track_caller]
+    fn check_error(line: &str, expected: &str) {
+        assert_eq!(options(line).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn values_come_from_flags_and_environment() {
+        let options = options("-d r.example/a:1 --build-arg VERSION --build-arg X=1=2 --build-arg ABSENT --secret id=TOKEN --label a=b --timestamp 1970-01-01T00:00:09Z").unwrap();
+        assert_eq!(
+            options.plan.build_args,
+            [("VERSION", "7"), ("X", "1=2")].map(|(name, value)| (name.into(), value.into())).into()
+        );
+        assert_eq!(options.secrets["TOKEN"], SecretSource::Value(Secret::new(b"from-env".to_vec())));
+        assert_eq!((options.timestamp, options.push), (Some(9), true));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        check_error(
+            "--no-push=false",
+            "no --destination: name the image to push, or give --no-push with --oci-layout-path",
+        );
+        check_error("-d r.example/a --cache=true", "--cache is not supported by this version");
+        check_error(
+            "-d r.example/a -c s3://bucket/x",
+            "--context: `s3://bucket/x` is not a directory: this version builds from dir:// contexts only",
+        );
+        check_error(
+            "-d r.example/a --platform linux/arm64",
+            "--platform: `linux/arm64` cannot be built here: this machine is linux/amd64",
+        );
+        check_error("-d r.example/a --secret src=/x", "--secret: `src=/x` has no id");
+        check_error("-d r.example/a --timeout soon", "--timeout: `soon` is not a duration such as 1h30m");
+        check_error("-d r.example/a --isolation none", "--isolation: `none` is neither auto nor userns");
+    }
+}

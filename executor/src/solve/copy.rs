@@ -1,0 +1,191 @@
+//! COPY, ADD and WORKDIR: layers from views, without unpacking anything.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use super::{
+    Solver,
+    error::{SolveError, StepError},
+    layers::{StageLayer, blocking},
+    result_of,
+    stage::StageRun,
+};
+use crate::{
+    context::{ignore::Patterns, view::BuildContext},
+    filesystem::{
+        chmod::Chmod,
+        copy::{self, CopyRequest, needed_layers},
+        entry::{Action, Change, Kind, Location},
+        index::Index,
+        path::TreePath,
+        users,
+        view::{Node, View},
+    },
+    image::digest::Digest,
+    layer::{
+        Compression, Layer,
+        read::{self, archive_kind},
+        write::{WriteOptions, write},
+    },
+    plan::graph::{Copy, From, Source},
+};
+
+/// The largest layer, in bytes of its tar stream: 1 TiB. The work volume's own limit is met long before.
+pub(super) const LAYER_BYTES_MAX: u64 = 1 << 40;
+
+impl StageRun<'_> {
+    /// Copies files and returns the layer.
+    pub(super) async fn copy(&mut self, operation: &Copy) -> Result<Arc<StageLayer>, StepError> {
+        let solver = self.solver;
+        let source = match &operation.from {
+            From::Context => solver.context.view.clone(),
+            From::Stage(number) => StageResultView(result_of(self.slots, *number).await?).view(solver).await?,
+            From::Image(name) => solver.image(name)?.view(solver).await?.clone(),
+        };
+        let lower = self.state.view(solver).await?;
+        let ownership = operation.chown.as_deref().map(|owner| users::resolve_ownership(lower, owner)).transpose()?;
+        let chmod = operation.chmod.as_deref().map(Chmod::parse).transpose()?;
+        let exclude = Patterns::from_lines(&operation.exclude)?;
+        let archives =
+            if operation.unpack { solver.archives(&source, &operation.sources).await? } else { BTreeMap::new() };
+        let request = CopyRequest {
+            sources: &operation.sources,
+            destination: &operation.destination,
+            working_directory: &operation.working_directory,
+            ownership,
+            chmod,
+            excluded: &|path: &TreePath| exclude.excludes(path),
+            parents: operation.parents,
+            link: operation.link,
+            from_context: operation.from == From::Context,
+            mtime: Some(solver.epoch),
+            archives: &archives,
+        };
+        let plan = copy::plan(lower, &source, &request)?;
+        plan.warnings.iter().for_each(|warning| solver.progress.warning(warning));
+        solver.write(plan.changes).await
+    }
+}
+
+/// The result of another stage, of which only the file system is wanted.
+struct StageResultView(Arc<super::StageResult>);
+
+impl StageResultView {
+    async fn view(self, solver: &Solver) -> Result<View, SolveError> {
+        let mut result = super::StageResult::clone(&self.0);
+        Ok(result.view(solver).await?.clone())
+    }
+}
+
+impl Solver {
+    /// The entries of the archives among the sources of an ADD; their files are spooled.
+    async fn archives(&self, source: &View, sources: &[Source]) -> Result<BTreeMap<TreePath, Vec<Change>>, StepError> {
+        let mut archives = BTreeMap::new();
+        for path in copy::archive_candidates(source, sources)? {
+            let content = source.get(&path).and_then(Node::content);
+            let Some(Location::Context(_, location)) = content.map(|content| &content.location) else { continue };
+            if let Some(entries) = self.archive(location).await? {
+                archives.insert(path, entries);
+            }
+        }
+        Ok(archives)
+    }
+
+    /// The entries of a file of the context, or `None` when it is not an archive.
+    async fn archive(&self, path: &TreePath) -> Result<Option<Vec<Change>>, StepError> {
+        let (context, path) = (self.context.clone(), path.clone());
+        let spool = self.work.directory("archive").map_err(StepError::Work)?;
+        let changes = blocking(move || {
+            let unreadable = |source| SolveError::Context { path: path.clone(), source };
+            let open = || context.open(&path).map_err(unreadable);
+            let Some(kind) = archive_kind(open()?).map_err(unreadable)? else { return Ok(None) };
+            let index = read::index(open()?, kind)?;
+            let mut spooled = BTreeMap::new();
+            read::files(open()?, kind, &mut |path| {
+                let file = spool.join(spooled.len().to_string());
+                Some(spooled.entry(path.clone()).or_insert(file).clone())
+            })?;
+            Ok(Some(relocate(index.changes, &mut |location| match location {
+                Location::Layer(_, path) => spooled.get(path).cloned().map(Location::Spool),
+                _ => None,
+            })))
+        });
+        Ok(changes.await?)
+    }
+
+    /// Writes a layer; files that lie in other layers are taken out of these first.
+    pub(super) async fn write(&self, changes: Vec<Change>) -> Result<Arc<StageLayer>, StepError> {
+        let changes = self.extract(changes).await?;
+        let context = self.context.clone();
+        let blob = self.work.unused("layer");
+        let options = WriteOptions { compression: Compression::Gzip, threads: self.threads, size_max: LAYER_BYTES_MAX };
+        let written =
+            blocking(move || Ok(write(changes, &mut |location| open(&context, location), &blob, &options)?)).await?;
+        Ok(self.layers.written(written.layer, written.index))
+    }
+
+    /// Registers a layer that a helper process wrote, with the index that it left in a file.
+    pub(super) async fn written(&self, layer: Layer, index: PathBuf) -> Result<Arc<StageLayer>, SolveError> {
+        let index: Index = blocking(move || {
+            let file = File::open(&index).map_err(|source| SolveError::file(&index, source))?;
+            serde_json::from_reader(io::BufReader::new(file)).map_err(|error| SolveError::file(&index, error.into()))
+        })
+        .await?;
+        Ok(self.layers.written(layer, index))
+    }
+
+    /// Brings files that lie in layers into the work directory: one pass over each layer, only the files that are wanted.
+    async fn extract(&self, changes: Vec<Change>) -> Result<Vec<Change>, SolveError> {
+        let mut spooled: BTreeMap<(Digest, TreePath), PathBuf> = BTreeMap::new();
+        for (diff_id, paths) in needed_layers(&changes) {
+            let layer =
+                self.layers.find(&diff_id).ok_or(SolveError::Internal("a copied file lies in an unknown layer"))?;
+            let (blob, compression) = (self.layers.blob(&layer).await?.clone(), layer.compression);
+            let directory =
+                self.work.directory("files").map_err(|source| SolveError::file(self.work.path(), source))?;
+            let wanted: BTreeMap<TreePath, PathBuf> = paths
+                .into_iter()
+                .enumerate()
+                .map(|(number, path)| (path, directory.join(number.to_string())))
+                .collect();
+            spooled.extend(wanted.iter().map(|(path, file)| ((diff_id.clone(), path.clone()), file.clone())));
+            blocking(move || {
+                let file = File::open(&blob).map_err(|source| SolveError::file(&blob, source))?;
+                Ok(read::files(file, compression, &mut |path| wanted.get(path).cloned())?)
+            })
+            .await?;
+        }
+        Ok(relocate(changes, &mut |location| match location {
+            Location::Layer(diff_id, path) => {
+                spooled.get(&(diff_id.clone(), path.clone())).cloned().map(Location::Spool)
+            }
+            _ => None,
+        }))
+    }
+}
+
+/// Gives files another location where the function knows one.
+fn relocate(mut changes: Vec<Change>, place: &mut dyn FnMut(&Location) -> Option<Location>) -> Vec<Change> {
+    for change in &mut changes {
+        if let Action::Put(_, Kind::File(content)) = &mut change.action
+            && let Some(location) = place(&content.location)
+        {
+            content.location = location;
+        }
+    }
+    changes
+}
+
+fn open(context: &BuildContext, location: &Location) -> io::Result<Box<dyn Read>> {
+    match location {
+        Location::Inline(bytes) => Ok(Box::new(io::Cursor::new(Arc::clone(bytes)))),
+        Location::Context(_, path) => Ok(Box::new(context.open(path)?)),
+        Location::Spool(path) => Ok(Box::new(File::open(path)?)),
+        Location::Layer(..) => Err(io::Error::other("a file of a layer was not extracted")),
+    }
+}
