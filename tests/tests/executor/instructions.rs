@@ -108,9 +108,9 @@ SHELL [\"/bin/sh\", \"-ec\"]
 RUN echo \"$(id -un) $(pwd) $HOME $NAME $GREETING $VERSION $UNSET\" > seen; ls -A / | grep -c karve >> seen || true
 ";
     let image = Build::new(&[("Dockerfile", dockerfile)]).flag("--build-arg=VERSION=2").run().succeeded().image();
-    let seen = image.text("work/sub/seen");
+    let seen = image.text("job/sub/seen");
     assert_eq!(seen, "user /job/sub /tmp karve hello 2 2 \n0\n");
-    assert_eq!(image.entry("work/sub/seen").owner, "1000/1000");
+    assert_eq!(image.entry("job/sub/seen").owner, "1000/1000");
 }
 
 #[test]
