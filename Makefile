@@ -59,6 +59,10 @@ generate: build ## write the generated files: the definition of ImageBuild, for 
 images: build ## build the operator's and the executor's images, with Karve itself
 	images/build.sh $(binaries) $(images) $(version)
 
+.PHONY: bench
+bench: build ## measure builds beside a floor of plain tools (docs/benchmarks.md)
+	@tests/bench.sh $(binaries)/karve
+
 .PHONY: cluster
 cluster: setup images ## bring up a Kubernetes node on this machine and install Karve with Helm (as root)
 	tests/cluster/up.sh
