@@ -79,7 +79,7 @@ async fn a_pod_that_is_deleted_while_it_runs_is_followed_by_another() {
     let namespace = Namespace::new("deleted-pod").await;
     namespace.build("web", SLOW);
     namespace.until_running("web").await;
-    cluster().kubectl_ok(&["--namespace", &namespace.name, "delete", "pod", "web-1-1", "--grace-period=1"]);
+    cluster().kubectl_ok(&["--namespace", &namespace.name, "delete", "pod", "web-1-1"]);
     namespace.until_event("web", Reason::PodDeleted).await;
     namespace.until_built("web").await;
     let last = namespace.until("web", "it has a build", |build| build.status.clone()?.last_build).await;
