@@ -34,10 +34,12 @@ pub(crate) async fn main(flags: BuildFlags, environment: &Environment, format: L
         return ended_by(signal);
     }
     let source = options.source_info.as_deref().and_then(|path| build::source_info(path).ok());
-    if let Err(error) = write_report(&options, &result, source.as_ref(), &progress) {
-        return fail(&format!("the report cannot be written: {error}"));
+    let code = finish(&options, &result, &progress);
+    // Last of all: the report is the last line of the log, and nothing can fail behind a termination message of success.
+    match write_report(&options, &result, source.as_ref(), &progress) {
+        Ok(()) => code,
+        Err(error) => fail(&format!("the report cannot be written: {error}")),
     }
-    finish(&options, &result, &progress)
 }
 
 /// What must not be printed: credentials and RUN secrets.
