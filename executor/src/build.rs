@@ -14,11 +14,11 @@ use std::{
 
 use futures::future::try_join_all;
 use karve_api::{Reason, SourceInfo};
+use karve_dockerfile::{self as dockerfile, diagnostic::Diagnostics, ignore::Patterns};
 
 use self::error::BuildError;
 use crate::{
-    context::{directory::Directory, ignore::Patterns, view::BuildContext},
-    dockerfile::{self, diagnostic::Diagnostics},
+    context::{directory::Directory, view::BuildContext},
     image::{
         digest::Digest,
         manifest::OCI_MANIFEST,

@@ -3,16 +3,14 @@
 //! Data flows down this list; nothing below knows what is above:
 //!
 //! ```text
-//! context -> dockerfile -> plan -> solve (execute -> layer) -> image -> registry
+//! context -> karve_dockerfile -> plan -> solve (execute -> layer) -> image -> registry
 //! ```
 //!
-//! `dockerfile`, `plan`, `image` and the copy rules of `filesystem` are pure; the effects are in `context`, `solve`,
+//! `karve_dockerfile`, `plan`, `image` and the copy rules of `filesystem` are pure; the effects are in `context`, `solve`,
 //! `sandbox`, `layer` and `registry`. Library code never prints, never exits and never reads the environment.
 
 pub mod build;
 pub mod context;
-pub mod dockerfile;
-pub mod duration;
 pub mod filesystem;
 pub mod flags;
 pub mod image;

@@ -3,8 +3,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use karve_dockerfile::duration;
+
 use crate::{
-    duration,
     flags::{BuildFlags, Switch},
     image::reference::Reference,
     plan::graph,

@@ -3,10 +3,10 @@
 use std::{io, path::PathBuf};
 
 use karve_api::Reason;
+use karve_dockerfile::diagnostic::{Diagnostics, Fault};
 
 use crate::{
     context::{budget::VOLUME_SIZE_HINT, directory::DirectoryError, view::BuildContextError},
-    dockerfile::diagnostic::{Diagnostics, Fault},
     image::platform::InvalidPlatform,
     registry::RegistryError,
     solve::error::{SolveError, reason_of, reason_of_registry},

@@ -245,10 +245,11 @@ mod tests {
         time::{Duration, UNIX_EPOCH},
     };
 
+    use karve_dockerfile::ignore::Patterns;
     use tempfile::TempDir;
 
     use super::*;
-    use crate::context::{directory::Directory, ignore::Patterns};
+    use crate::context::directory::Directory;
 
     fn copy(source: &TempDir, limit: Option<u64>) -> (TempDir, Result<(), CopyError>) {
         let output = TempDir::new().unwrap();

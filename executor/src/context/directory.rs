@@ -3,7 +3,7 @@
 //!
 //! The directory is reached through descriptors only: no symbolic link inside it is ever followed out of it, and a
 //! listing follows none at all. What `.dockerignore` excludes is not in the listing; the Dockerfile is read even then
-//! (dockerfile.md §1.10, G1, G4 to G6). More than 5 million entries and paths over 4095 bytes are refused.
+//! (criteria G1, G4 to G6 of the language). More than 5 million entries and paths over 4095 bytes are refused.
 
 use std::{
     fs::File,
@@ -12,16 +12,14 @@ use std::{
     path::Path,
 };
 
+use karve_dockerfile::ignore::{IgnoreError, Patterns};
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
     io::Errno,
 };
 use thiserror::Error;
 
-use super::{
-    ignore::{IgnoreError, Patterns},
-    walk,
-};
+use super::walk;
 use crate::filesystem::{entry::Change, path::TreePath};
 
 /// The largest Dockerfile or ignore file, in bytes.
@@ -347,7 +345,7 @@ mod tests {
         let found = directory.dockerfile(name, None).unwrap();
         assert_eq!(found.text, expected);
         for path in ["one", "two"] {
-            let verdict = found.ignore.excludes(&TreePath::clean(path.as_bytes()));
+            let verdict = found.ignore.excludes(path.as_bytes());
             assert_eq!(verdict, excluded.contains(&path), "{path}");
         }
     }
@@ -391,7 +389,7 @@ mod tests {
         fs::write(temporary.path().join(path.trim_start_matches('/')), "hostile").unwrap();
         let found = context.dockerfile(Some(&path), Some(Path::new("."))).unwrap();
         assert_eq!(found.text, "Dockerfile");
-        assert!(found.ignore.excludes(&TreePath::clean(b"two")));
+        assert!(found.ignore.excludes(b"two"));
         fs::remove_file(&path).unwrap();
         assert_eq!(context.dockerfile(Some(&path), Some(Path::new("."))).unwrap().text, "hostile");
     }

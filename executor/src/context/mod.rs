@@ -15,7 +15,6 @@ pub mod directory;
 pub mod files;
 pub mod git;
 pub mod git_source;
-pub mod ignore;
 pub mod view;
 mod walk;
 

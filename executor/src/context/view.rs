@@ -2,8 +2,9 @@
 
 use std::{fs::File, io, sync::Arc};
 
+use karve_dockerfile::ignore::Patterns;
+
 use super::directory::{Directory, DirectoryError};
-use super::ignore::Patterns;
 use crate::filesystem::{
     path::TreePath,
     view::{View, ViewError},

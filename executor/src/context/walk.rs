@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use karve_dockerfile::ignore::Patterns;
 use rustix::{
     fs::{
         AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, lgetxattr, llistxattr, openat2, readlinkat, statat,
@@ -18,7 +19,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{directory::DirectoryError, ignore::Patterns};
+use super::directory::DirectoryError;
 use crate::filesystem::{
     entry::{Action, Change, Device, FileContent, Kind, Location, Metadata, Xattr},
     path::TreePath,
@@ -100,8 +101,8 @@ impl Walk<'_> {
             if child.as_bytes().len() > PATH_BYTES_MAX {
                 return Err(DirectoryError::PathTooLong { limit: PATH_BYTES_MAX, directory: path.clone() });
             }
-            let excluded = self.ignore.excludes(&child);
-            if excluded && !self.ignore.may_contain_exception(&child) {
+            let excluded = self.ignore.excludes(child.as_bytes());
+            if excluded && !self.ignore.may_contain_exception(child.as_bytes()) {
                 continue;
             }
             let entry = self.describe(directory.as_fd(), child.clone(), &name)?;

@@ -9,8 +9,9 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use karve_dockerfile::chmod::Chmod;
+
 use super::{
-    chmod::Chmod,
     entry::{Action, Change, FileContent, Kind, Location, Metadata},
     path::TreePath,
     view::{FileNode, Node, ResolveError, Resolved, View, ViewError},

@@ -6,7 +6,6 @@
 //!
 //! Nothing in this folder touches a disk.
 
-pub mod chmod;
 pub mod copy;
 pub mod entry;
 pub mod index;

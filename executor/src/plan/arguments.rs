@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{graph::Options, platform::Platform};
-use crate::dockerfile::{
+use karve_dockerfile::{
     ast::{Argument, Dockerfile, Word},
     diagnostic::{Problem, Span},
     expand::{Budget, Expander},
 };
+
+use super::{graph::Options, platform::Platform};
 
 /// Build arguments that every RUN sees without an ARG.
 const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];

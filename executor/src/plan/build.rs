@@ -3,6 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use karve_dockerfile::{
+    ast::{Dockerfile, Instruction, Kind},
+    diagnostic::{Diagnostics, Problem, Span},
+    expand::Budget,
+    parse_trigger,
+};
+
 use super::{
     arguments::{self, Expansion, Variables},
     graph::{Base, Bases, Graph, ImageName, Options, Planned, Stage},
@@ -10,15 +17,7 @@ use super::{
     sources::{self, Origin, SCRATCH},
     stage::{Scope, State},
 };
-use crate::{
-    dockerfile::{
-        ast::{Dockerfile, Instruction, Kind},
-        diagnostic::{Diagnostics, Problem, Span},
-        expand::Budget,
-        parse_trigger,
-    },
-    image::config::ImageConfig,
-};
+use crate::image::config::ImageConfig;
 
 /// The escape character of triggers in an image's configuration: they were taken from their Dockerfile without its directives.
 const IMAGE_TRIGGER_ESCAPE: char = '\\';

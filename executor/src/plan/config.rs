@@ -1,11 +1,10 @@
 //! Instructions that change the configuration only: expanded operands come in, the configuration and the text for the
 //! history come out.
 
+use karve_dockerfile::ast::Healthcheck;
+
 use super::{golang, port, signal, stage::State};
-use crate::{
-    dockerfile::ast::Healthcheck,
-    image::config::{self, Empty, ImageConfig},
-};
+use crate::image::config::{self, Empty, ImageConfig};
 
 /// `PATH` where an image has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

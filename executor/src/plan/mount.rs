@@ -1,15 +1,16 @@
 //! `RUN --mount`: a flag's value and the variables come in, a mount comes out. Types that are not run, keys that a type
 //! does not have and values that make no sense are refused.
 
+use karve_dockerfile::{
+    ast::Word,
+    closest,
+    diagnostic::{Fault, Problem},
+};
+
 use super::{
     arguments::Expansion,
     config::join,
     graph::{Mount, SecretMount},
-};
-use crate::dockerfile::{
-    ast::Word,
-    closest,
-    diagnostic::{Fault, Problem},
 };
 
 /// Where secrets are without a target.
@@ -234,7 +235,7 @@ fn split_csv(text: &str) -> Result<Vec<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dockerfile::{diagnostic::Span, expand::Budget};
+    use karve_dockerfile::{diagnostic::Span, expand::Budget};
 
     fn read(text: &str) -> Result<Mount, String> {
         let variables = [("T".to_owned(), "/t".to_owned())].into();

@@ -1,12 +1,13 @@
 //! Which stage or image a name means: the words behind FROM, `--from` and `--target` come in, a stage's number or an image
 //! comes out. Names of stages are compared without regard to case.
 
-use super::graph::ImageName;
-use crate::dockerfile::{
+use karve_dockerfile::{
     ast::{Dockerfile, Stage, Word},
     closest,
     diagnostic::{Fault, Problem, Span},
 };
+
+use super::graph::ImageName;
 
 /// The name of the image that has nothing in it.
 pub(super) const SCRATCH: &str = "scratch";

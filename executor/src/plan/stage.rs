@@ -6,6 +6,13 @@
 
 use std::sync::Arc;
 
+use karve_dockerfile::{
+    ast::{self, Argument, Command, Dockerfile, Instruction, Kind, Pair, Word},
+    closest,
+    diagnostic::{Fault, Problem},
+    expand::Budget,
+};
+
 use super::{
     arguments::{self, Expansion, Variables},
     config,
@@ -15,15 +22,7 @@ use super::{
     sources::{self, Origin},
     transfer,
 };
-use crate::{
-    dockerfile::{
-        ast::{self, Argument, Command, Dockerfile, Instruction, Kind, Pair, Word},
-        closest,
-        diagnostic::{Fault, Problem},
-        expand::Budget,
-    },
-    image::config::{History, ImageConfig},
-};
+use crate::image::config::{History, ImageConfig};
 
 /// Who wrote a history record, as tools know it.
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";

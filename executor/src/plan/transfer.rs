@@ -1,18 +1,17 @@
 //! COPY and ADD: the instruction and the state of its stage come in, what to copy comes out, every word expanded. Sources
 //! that are not local files, and operands that are ambiguous, are refused.
 
+use karve_dockerfile::{
+    ast::{Heredoc, Transfer, TransferSource, Word},
+    chmod::Chmod,
+    diagnostic::{Fault, Problem},
+};
+
 use super::{
     arguments::Expansion,
     graph::{Copy, From, Source},
     stage::{Scope, State},
 };
-use crate::dockerfile::{
-    ast::{Heredoc, Transfer, TransferSource, Word},
-    diagnostic::{Fault, Problem},
-};
-
-/// The highest mode that `--chmod` takes.
-const MODE_MAX: u32 = 0o7777;
 
 /// Makes the copy and the text for the history. `add` is for ADD.
 pub(super) fn plan(
@@ -52,7 +51,7 @@ pub(super) fn plan(
         None => None,
     };
     if let (Some(mode), Some(word)) = (&chmod, &transfer.chmod) {
-        check_mode(mode).map_err(|message| Problem::new(word.span, message))?;
+        Chmod::parse(mode).map_err(|error| Problem::new(word.span, error.to_string()))?;
     }
     let copy = Copy {
         from: transfer.from.as_ref().map_or(Ok(From::Context), |word| scope.from(word, &state.platform))?,
@@ -139,43 +138,9 @@ fn refuse_remote(word: &Word, path: &str, add: bool) -> Result<(), Problem> {
     Err(Problem::new(word.span, message).fault(fault))
 }
 
-/// Checks the form of `--chmod`: octal, or symbolic as `chmod(1)` has it.
-fn check_mode(mode: &str) -> Result<(), String> {
-    let octal = mode.bytes().all(|byte| byte.is_ascii_digit());
-    let valid = if octal {
-        u32::from_str_radix(mode, 8).is_ok_and(|mode| mode <= MODE_MAX)
-    } else {
-        mode.split(',').all(is_symbolic_clause)
-    };
-    if valid {
-        return Ok(());
-    }
-    Err(format!("invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777, or symbolic"))
-}
-
-/// Whether a text is `who` and one or more of `+rwx`, `=u`.
-fn is_symbolic_clause(clause: &str) -> bool {
-    let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-    let permissions =
-        |text: &str| matches!(text, "u" | "g" | "o") || text.chars().all(|character| "rwxXst".contains(character));
-    actions.starts_with(['+', '-', '=']) && actions.split(['+', '-', '=']).skip(1).all(permissions)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn k10_chmod_is_octal_or_symbolic() {
-        for mode in ["0", "755", "07777", "u=rwX,go=rX", "+x", "a-w", "g=u", "u+s,+t", "u=rw+x"] {
-            assert_eq!(check_mode(mode), Ok(()), "{mode}");
-        }
-        for mode in ["8", "10000", "77777", "rwx", "u", "u=rw,", "z+x", "u+q", "-1"] {
-            assert!(check_mode(mode).is_err(), "{mode}");
-        }
-        let message = "invalid chmod parameter: '888'. it should be octal string and between 0 and 07777, or symbolic";
-        assert_eq!(check_mode("888"), Err(message.to_owned()));
-    }
 
     #[test]
     fn k3_a_directory_ends_with_a_slash_or_is_a_dot() {

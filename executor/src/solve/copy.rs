@@ -8,17 +8,18 @@ use std::{
     sync::Arc,
 };
 
+use karve_dockerfile::{chmod::Chmod, ignore::Patterns};
+
 use super::{
     Solver,
     error::{SolveError, StepError},
     layers::{StageLayer, blocking},
     result_of,
-    stage::StageRun,
+    stage::{StageResult, StageRun},
 };
 use crate::{
-    context::{ignore::Patterns, view::BuildContext},
+    context::view::BuildContext,
     filesystem::{
-        chmod::Chmod,
         copy::{self, CopyRequest, needed_layers},
         entry::{Action, Change, Kind, Location},
         index::Index,
@@ -42,11 +43,7 @@ impl StageRun<'_> {
     /// Copies files and returns the layer.
     pub(super) async fn copy(&mut self, operation: &Copy) -> Result<Arc<StageLayer>, StepError> {
         let solver = self.solver;
-        let source = match &operation.from {
-            From::Context => solver.context.view.clone(),
-            From::Stage(number) => StageResultView(result_of(self.slots, *number).await?).view(solver).await?,
-            From::Image(name) => solver.image(name)?.view(solver).await?.clone(),
-        };
+        let source = self.view_of(&operation.from).await?;
         let lower = self.state.view(solver).await?;
         let ownership = operation.chown.as_deref().map(|owner| users::resolve_ownership(lower, owner)).transpose()?;
         let chmod = operation.chmod.as_deref().map(Chmod::parse).transpose()?;
@@ -59,7 +56,7 @@ impl StageRun<'_> {
             working_directory: &operation.working_directory,
             ownership,
             chmod,
-            excluded: &|path: &TreePath| exclude.excludes(path),
+            excluded: &|path: &TreePath| exclude.excludes(path.as_bytes()),
             parents: operation.parents,
             link: operation.link,
             from_context: operation.from == From::Context,
@@ -70,15 +67,15 @@ impl StageRun<'_> {
         plan.warnings.iter().for_each(|warning| solver.progress.warning(warning));
         solver.write(plan.changes).await
     }
-}
 
-/// The result of another stage, of which only the file system is wanted.
-struct StageResultView(Arc<super::StageResult>);
-
-impl StageResultView {
-    async fn view(self, solver: &Solver) -> Result<View, SolveError> {
-        let mut result = super::StageResult::clone(&self.0);
-        Ok(result.view(solver).await?.clone())
+    /// The files that a COPY or a mount takes from; waits for a stage that is not finished.
+    pub(super) async fn view_of(&self, from: &From) -> Result<View, SolveError> {
+        let mut result = match from {
+            From::Context => return Ok(self.solver.context.view.clone()),
+            From::Stage(number) => StageResult::clone(&*result_of(self.slots, *number).await?),
+            From::Image(name) => self.solver.image(name)?,
+        };
+        Ok(result.view(self.solver).await?.clone())
     }
 }
 

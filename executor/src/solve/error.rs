@@ -6,10 +6,10 @@ use std::{
 };
 
 use karve_api::Reason;
+use karve_dockerfile::{chmod::InvalidChmod, ignore::IgnoreError};
 
 use crate::{
-    context::ignore::IgnoreError,
-    filesystem::{chmod::InvalidChmod, copy::CopyError, path::TreePath, users::UserError, view::ViewError},
+    filesystem::{copy::CopyError, path::TreePath, users::UserError, view::ViewError},
     image::digest::Digest,
     layer::error::LayerError,
     plan::graph::Step,

@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
+use karve_dockerfile::parse;
+
 use super::*;
-use crate::{
-    dockerfile::parse,
-    plan::graph::{Copy, From, Operation, Run, Source},
-};
+use crate::plan::graph::{Copy, From, Operation, Run, Source};
 
 /// A build of one Dockerfile, under construction.
 struct Case {

@@ -1,4 +1,4 @@
-//! `.dockerignore` and `COPY --exclude` (dockerfile.md §1.10, G2 to G4): text goes in, a matcher of tree paths comes out.
+//! `.dockerignore` and `COPY --exclude` (Dockerfile reference, "dockerignore file"): text goes in, a matcher of paths comes out.
 //!
 //! The rules are those of Docker's pattern matcher, not of `.gitignore`: a pattern is matched against the whole path, it
 //! covers everything below what it matches, and the last line that matches decides. A pattern that cannot be understood
@@ -8,8 +8,6 @@ use std::fmt::Write as _;
 
 use regex::bytes::{Regex, RegexBuilder};
 use thiserror::Error;
-
-use crate::filesystem::path::TreePath;
 
 /// More lines than this are refused: each one is compiled, and each one is tried on every path.
 const PATTERNS_MAX: usize = 10_000;
@@ -85,12 +83,13 @@ impl Patterns {
     }
 
     /// Whether the path is left out. A pattern matches the path itself or a directory above it, and the last pattern that
-    /// matches decides (G3). The root is never left out.
-    pub fn excludes(&self, path: &TreePath) -> bool {
+    /// matches decides (G3). The root, the empty path, is never left out. The path has neither a leading nor a trailing
+    /// slash, and no component is empty, `.` or `..`.
+    pub fn excludes(&self, path: &[u8]) -> bool {
         let mut excluded = false;
         for pattern in &self.patterns {
             // A pattern that could not change the verdict is not tried.
-            if pattern.exception == excluded && pattern.matches_path_or_parent(path.as_bytes()) {
+            if pattern.exception == excluded && pattern.matches_path_or_parent(path) {
                 excluded = !pattern.exception;
             }
         }
@@ -99,7 +98,7 @@ impl Patterns {
 
     /// Whether an exception (`!`) may include something below this directory, so that a walk must enter it although it is
     /// excluded (G4). May say yes too often, never no.
-    pub fn may_contain_exception(&self, directory: &TreePath) -> bool {
+    pub fn may_contain_exception(&self, directory: &[u8]) -> bool {
         self.patterns.iter().any(|pattern| pattern.exception && pattern.may_match_below(directory))
     }
 }
@@ -149,9 +148,9 @@ impl Pattern {
 
     /// Whether a path below `directory` may match: component by component, any wildcard standing for any name. A pattern
     /// that ends at or above the directory has said what it says about the directory itself.
-    fn may_match_below(&self, directory: &TreePath) -> bool {
+    fn may_match_below(&self, directory: &[u8]) -> bool {
         let mut parts = self.text.split('/');
-        for name in directory.components() {
+        for name in directory.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             match parts.next() {
                 // A negated class matches a slash too, so it may span components as `**` does.
                 Some(part) if part.contains("**") || part.contains('[') => return true,
@@ -266,7 +265,7 @@ mod tests {
         let patterns = Patterns::parse(ignore).unwrap();
         for (paths, expected) in [(excluded, true), (included, false)] {
             for path in paths {
-                assert_eq!(patterns.excludes(&TreePath::clean(path.as_bytes())), expected, "{ignore:?} on {path}");
+                assert_eq!(patterns.excludes(path.as_bytes()), expected, "{ignore:?} on {path}");
             }
         }
     }
@@ -352,15 +351,14 @@ mod tests {
             ("d", "d", false),
         ] {
             let patterns = Patterns::parse(ignore).unwrap();
-            let directory = TreePath::clean(directory.as_bytes());
-            assert_eq!(patterns.may_contain_exception(&directory), expected, "{ignore:?} on {directory}");
+            assert_eq!(patterns.may_contain_exception(directory.as_bytes()), expected, "{ignore:?} on {directory}");
         }
     }
 
     #[test]
     fn exclude_flags_have_no_comments() {
         let patterns = Patterns::from_lines(&["#a".to_owned(), "!b".to_owned()]).unwrap();
-        assert!(patterns.excludes(&TreePath::clean(b"#a")));
+        assert!(patterns.excludes(b"#a"));
         assert!(!patterns.is_empty());
     }
 
@@ -373,19 +371,20 @@ mod tests {
 
     #[track_caller]
     fn check_bytes(ignore: &str, path: &[u8], expected: bool) {
-        assert_eq!(Patterns::parse(ignore).unwrap().excludes(&TreePath::clean(path)), expected);
+        assert_eq!(Patterns::parse(ignore).unwrap().excludes(path), expected);
     }
 
     proptest! {
         #[test]
         fn any_text_is_parsed_or_refused(text in "[ab*?!/.\\[\\]\\\\^#\n-]{0,40}", path in "[ab/.-]{0,20}") {
             if let Ok(patterns) = Patterns::parse(&text) {
-                let path = TreePath::clean(path.as_bytes());
+                let names: Vec<&str> = path.split('/').filter(|name| !matches!(*name, "" | "." | "..")).collect();
                 // What an exception includes below an excluded directory is always reached by a walk.
-                if let Some(parent) = path.parent()
-                    && patterns.excludes(&parent) && !patterns.excludes(&path)
-                {
-                    prop_assert!(patterns.may_contain_exception(&parent), "{text:?} {path}");
+                if let Some((_, above)) = names.split_last() {
+                    let (path, parent) = (names.join("/"), above.join("/"));
+                    if patterns.excludes(parent.as_bytes()) && !patterns.excludes(path.as_bytes()) {
+                        prop_assert!(patterns.may_contain_exception(parent.as_bytes()), "{text:?} {path}");
+                    }
                 }
             }
         }
@@ -393,7 +392,7 @@ mod tests {
         #[test]
         fn many_wildcards_take_linear_time(count in 1_usize..200) {
             let patterns = Patterns::parse(&"**/*a".repeat(count)).unwrap();
-            prop_assert!(!patterns.excludes(&TreePath::clean(&[b'a'; 4096][..])) || count < 4096);
+            prop_assert!(!patterns.excludes(&[b'a'; 4096][..]) || count < 4096);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::{
+use crate::{
     ast::{Directives, Dockerfile, Instruction, Kind, Stage, Word},
     diagnostic::{DIAGNOSTICS_MAX, Diagnostics, Problem, Span},
     instruction::{Line, Statement, statement},
@@ -40,7 +40,7 @@ pub fn parse_trigger(text: &str, escape: char) -> Result<Instruction, Diagnostic
 }
 
 /// Parses a trigger; the place of a problem is one in `text`.
-pub(super) fn parse_trigger_line(text: &str, escape: char) -> Result<Instruction, Problem> {
+pub(crate) fn parse_trigger_line(text: &str, escape: char) -> Result<Instruction, Problem> {
     let mut lexer = Lexer::new(text, escape);
     let Some(logical) = lexer.logical() else { return Err(Problem::new(Span::default(), "the trigger is empty")) };
     let logical = logical?;

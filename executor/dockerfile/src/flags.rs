@@ -1,7 +1,7 @@
 //! The flags of an instruction: its text and the table of what it knows come in, values with their places come out.
 //! Unknown, repeated and malformed flags are refused.
 
-use super::{
+use crate::{
     ast::Word,
     diagnostic::{Problem, Span},
     lex::Logical,
@@ -10,7 +10,7 @@ use super::{
 
 /// What a flag takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Takes {
+pub(crate) enum Takes {
     /// `--name=value`, once.
     Text,
     /// `--name=value`, any number of times.
@@ -20,10 +20,10 @@ pub(super) enum Takes {
 }
 
 /// The flags that an instruction knows.
-pub(super) type Table = &'static [(&'static str, Takes)];
+pub(crate) type Table = &'static [(&'static str, Takes)];
 
 /// The flags of ADD.
-pub(super) const ADD: Table = &[
+pub(crate) const ADD: Table = &[
     ("checksum", Takes::Text),
     ("chmod", Takes::Text),
     ("chown", Takes::Text),
@@ -33,7 +33,7 @@ pub(super) const ADD: Table = &[
     ("unpack", Takes::Switch),
 ];
 /// The flags of COPY.
-pub(super) const COPY: Table = &[
+pub(crate) const COPY: Table = &[
     ("chmod", Takes::Text),
     ("chown", Takes::Text),
     ("exclude", Takes::Texts),
@@ -42,9 +42,9 @@ pub(super) const COPY: Table = &[
     ("parents", Takes::Switch),
 ];
 /// The flags of FROM.
-pub(super) const FROM: Table = &[("platform", Takes::Text)];
+pub(crate) const FROM: Table = &[("platform", Takes::Text)];
 /// The flags of HEALTHCHECK.
-pub(super) const HEALTHCHECK: Table = &[
+pub(crate) const HEALTHCHECK: Table = &[
     ("interval", Takes::Text),
     ("retries", Takes::Text),
     ("start-interval", Takes::Text),
@@ -52,20 +52,20 @@ pub(super) const HEALTHCHECK: Table = &[
     ("timeout", Takes::Text),
 ];
 /// The flags of RUN.
-pub(super) const RUN: Table =
+pub(crate) const RUN: Table =
     &[("device", Takes::Texts), ("mount", Takes::Texts), ("network", Takes::Text), ("security", Takes::Text)];
 /// The flags of all other instructions.
-pub(super) const NONE: Table = &[];
+pub(crate) const NONE: Table = &[];
 
 /// The flags that an instruction has.
 #[derive(Debug, Default)]
-pub(super) struct Flags {
+pub(crate) struct Flags {
     given: Vec<(&'static str, Word)>,
 }
 
 impl Flags {
     /// Reads the flags at `start` of a logical line. Returns them and where the operands begin.
-    pub(super) fn read(
+    pub(crate) fn read(
         logical: &Logical,
         start: usize,
         escape: char,
@@ -124,18 +124,18 @@ impl Flags {
     }
 
     /// Takes the value of a flag that is given at most once.
-    pub(super) fn text(&mut self, name: &str) -> Option<Word> {
+    pub(crate) fn text(&mut self, name: &str) -> Option<Word> {
         let index = self.given.iter().position(|(given, _)| *given == name)?;
         Some(self.given.remove(index).1)
     }
 
     /// Takes the values of a flag that may be given often.
-    pub(super) fn texts(&mut self, name: &str) -> Vec<Word> {
+    pub(crate) fn texts(&mut self, name: &str) -> Vec<Word> {
         self.given.extract_if(.., |(given, _)| *given == name).map(|(_, word)| word).collect()
     }
 
     /// Takes a switch; `None` when it is not given.
-    pub(super) fn switch(&mut self, name: &str) -> Option<bool> {
+    pub(crate) fn switch(&mut self, name: &str) -> Option<bool> {
         self.text(name).map(|word| word.text == "true")
     }
 }
@@ -160,7 +160,7 @@ fn read_word(text: &str, escape: char) -> (usize, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dockerfile::lex::Lexer;
+    use crate::lex::Lexer;
 
     /// Shows what was read, and the operands.
     #[track_caller]

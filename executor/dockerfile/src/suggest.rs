@@ -24,7 +24,7 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// Writes ` (did you mean X?)`, or nothing.
-pub(super) fn did_you_mean(suggestion: Option<&str>) -> String {
+pub(crate) fn did_you_mean(suggestion: Option<&str>) -> String {
     suggestion.map(|suggestion| format!(" (did you mean {suggestion}?)")).unwrap_or_default()
 }
 

@@ -1,7 +1,7 @@
 //! The grammar of each instruction: one logical line comes in, the typed instruction comes out; the bodies of heredocs
 //! are asked of the lexer, for they follow the line.
 
-use super::{
+use crate::{
     ast::{
         Argument, Command, Healthcheck, Heredoc, Instruction, Kind, Pair, Run, Stage, Transfer, TransferSource, Word,
     },
@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Every instruction.
-pub(super) const NAMES: [&str; 18] = [
+pub(crate) const NAMES: [&str; 18] = [
     "ADD",
     "ARG",
     "CMD",
@@ -38,13 +38,13 @@ pub(super) const NAMES: [&str; 18] = [
 ];
 
 /// What one line of a Dockerfile is.
-pub(super) enum Statement {
+pub(crate) enum Statement {
     From(Stage),
     Instruction(Box<Instruction>),
 }
 
 /// An instruction's name, flags and operands while it is read.
-pub(super) struct Line<'a> {
+pub(crate) struct Line<'a> {
     logical: &'a Logical,
     escape: char,
     /// In upper case.
@@ -59,7 +59,7 @@ pub(super) struct Line<'a> {
 
 impl<'a> Line<'a> {
     /// Takes the name off.
-    pub(super) fn new(logical: &'a Logical, escape: char) -> Self {
+    pub(crate) fn new(logical: &'a Logical, escape: char) -> Self {
         let text = logical.text.as_str();
         let name_start = text.len() - text.trim_start().len();
         let name_end = text[name_start..].find(char::is_whitespace).map_or(text.len(), |length| name_start + length);
@@ -146,7 +146,7 @@ impl<'a> Line<'a> {
 }
 
 /// Reads one line, and what belongs to it.
-pub(super) fn statement(logical: &Logical, lexer: &mut Lexer<'_>) -> Result<Statement, Vec<Problem>> {
+pub(crate) fn statement(logical: &Logical, lexer: &mut Lexer<'_>) -> Result<Statement, Vec<Problem>> {
     let mut line = Line::new(logical, lexer.escape);
     if line.name == "FROM" {
         return from(&mut line).map(Statement::From);

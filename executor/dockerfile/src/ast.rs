@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::diagnostic::{Diagnostic, Diagnostics, Problem, Span};
+use crate::diagnostic::{Diagnostic, Diagnostics, Problem, Span};
 
 /// A whole Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq)]

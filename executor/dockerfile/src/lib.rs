@@ -5,11 +5,16 @@
 //! bytes -> lex (logical lines, heredocs) -> parse (flags, words, JSON) -> ast      expand: a word + variables -> text
 //! ```
 //!
-//! Nothing here knows what a build is: variables keep their names, images are not looked up. Pure.
+//! Beside it lie the small notations that belong to the language: ignore patterns, modes of `--chmod`, durations.
+//! Nothing here knows what a build is: variables keep their names, images are not looked up. Pure, and a crate of its own
+//! so that its dependencies show it.
 
 pub mod ast;
+pub mod chmod;
 pub mod diagnostic;
+pub mod duration;
 pub mod expand;
+pub mod ignore;
 
 mod flags;
 mod healthcheck;

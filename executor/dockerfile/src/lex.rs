@@ -3,14 +3,14 @@
 //! Every logical line remembers where its pieces come from, so that any byte of it has a line and a column. What a line
 //! means is not known here.
 
-use super::{
+use crate::{
     ast::Directives,
     diagnostic::{Problem, Span},
     heredoc::{HEREDOC_BYTES_MAX, HeredocWord},
 };
 
 /// Longest line, as BuildKit's scanner has it.
-pub(super) const LINE_BYTES_MAX: usize = 65_535;
+pub(crate) const LINE_BYTES_MAX: usize = 65_535;
 
 /// One line of the file.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ struct Physical<'a> {
 
 /// One instruction's text: its lines without continuation marks and comments.
 #[derive(Debug, Default)]
-pub(super) struct Logical {
+pub(crate) struct Logical {
     pub text: String,
     pieces: Vec<Piece>,
 }
@@ -46,7 +46,7 @@ impl Logical {
     }
 
     /// Returns the place of `length` bytes from `start` on.
-    pub(super) fn span(&self, start: usize, length: usize) -> Span {
+    pub(crate) fn span(&self, start: usize, length: usize) -> Span {
         let index = self.pieces.partition_point(|piece| piece.start <= start);
         let Some(piece) = index.checked_sub(1).and_then(|index| self.pieces.get(index)) else {
             return Span::default();
@@ -57,7 +57,7 @@ impl Logical {
 
 /// Reads a Dockerfile from top to bottom.
 #[derive(Debug)]
-pub(super) struct Lexer<'a> {
+pub(crate) struct Lexer<'a> {
     source: &'a str,
     position: usize,
     line: usize,
@@ -66,7 +66,7 @@ pub(super) struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    pub(super) const fn new(source: &'a str, escape: char) -> Self {
+    pub(crate) const fn new(source: &'a str, escape: char) -> Self {
         Self { source, position: 0, line: 0, escape }
     }
 
@@ -90,7 +90,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Reads the parser directives at the top of the file.
-    pub(super) fn directives(&mut self) -> Result<Directives, Problem> {
+    pub(crate) fn directives(&mut self) -> Result<Directives, Problem> {
         let mut directives = Directives::default();
         loop {
             let (position, line) = (self.position, self.line);
@@ -132,7 +132,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Returns the next instruction's text. After an error nothing sensible follows.
-    pub(super) fn logical(&mut self) -> Option<Result<Logical, Problem>> {
+    pub(crate) fn logical(&mut self) -> Option<Result<Logical, Problem>> {
         loop {
             let physical = match self.physical()? {
                 Ok(physical) => physical,
@@ -173,7 +173,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Takes the body that a heredoc word announces, up to and without its terminator; leading tabs stay.
-    pub(super) fn heredoc(&mut self, word: &HeredocWord, span: Span) -> Result<String, Problem> {
+    pub(crate) fn heredoc(&mut self, word: &HeredocWord, span: Span) -> Result<String, Problem> {
         let start = self.position;
         while let Some(physical) = self.physical() {
             let Physical { text, whole, .. } = physical?;

@@ -15,7 +15,7 @@ enum Form {
 
 /// `--chmod` with a value of neither form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid chmod parameter: '{0}'. it should be octal string and between 0 and 07777")]
+#[error("invalid chmod parameter: '{0}'. it should be octal string and between 0 and 07777, or symbolic")]
 pub struct InvalidChmod(String);
 
 /// One of `+rx`, `-w`, `=u`, and the classes that it is for.
@@ -235,7 +235,7 @@ mod tests {
         let error = Chmod::parse("rwxr").expect_err("no operator");
         assert_eq!(
             error.to_string(),
-            "invalid chmod parameter: 'rwxr'. it should be octal string and between 0 and 07777"
+            "invalid chmod parameter: 'rwxr'. it should be octal string and between 0 and 07777, or symbolic"
         );
     }
 

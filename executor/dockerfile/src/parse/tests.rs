@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dockerfile::ast::{Command, Pair, Transfer, TransferSource};
+use crate::ast::{Command, Pair, Transfer, TransferSource};
 
 /// Shows the instructions of the first stage of a Dockerfile whose FROM is given here.
 #[track_caller]

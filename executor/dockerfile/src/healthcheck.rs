@@ -1,14 +1,14 @@
 //! HEALTHCHECK's numbers: text comes in, nanoseconds and counts come out; what Go's `time.ParseDuration` refuses is
 //! refused.
 
-use super::{ast::Word, diagnostic::Problem};
 use crate::duration::nanoseconds;
+use crate::{ast::Word, diagnostic::Problem};
 
 /// The shortest duration but 0 that HEALTHCHECK takes: a millisecond.
 const DURATION_NANOSECONDS_MIN: i64 = 1_000_000;
 
 /// Reads the duration of a flag; absent is 0.
-pub(super) fn duration(flag: Option<Word>) -> Result<i64, Problem> {
+pub(crate) fn duration(flag: Option<Word>) -> Result<i64, Problem> {
     let Some(word) = flag else { return Ok(0) };
     let Some(nanoseconds) = nanoseconds(&word.text) else {
         let problem = Problem::new(word.span, format!("invalid duration `{}`", word.text));
@@ -21,7 +21,7 @@ pub(super) fn duration(flag: Option<Word>) -> Result<i64, Problem> {
 }
 
 /// Reads `--retries`; absent is 0.
-pub(super) fn retries(flag: Option<Word>) -> Result<i64, Problem> {
+pub(crate) fn retries(flag: Option<Word>) -> Result<i64, Problem> {
     let Some(word) = flag else { return Ok(0) };
     match word.text.parse::<i32>() {
         Ok(count) if count < 0 => Err(Problem::new(word.span, format!("--retries cannot be negative ({count})"))),
@@ -33,7 +33,7 @@ pub(super) fn retries(flag: Option<Word>) -> Result<i64, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dockerfile::diagnostic::Span;
+    use crate::diagnostic::Span;
 
     fn word(text: &str) -> Word {
         Word { text: text.into(), span: Span::default() }

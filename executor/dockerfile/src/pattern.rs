@@ -8,7 +8,7 @@ const COMPILED_BYTES_MAX: usize = 1024 * 1024;
 
 /// Which end of a value is cut, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Trim {
+pub(crate) struct Trim {
     /// The end (`%`) rather than the beginning (`#`).
     pub suffix: bool,
     /// As much as matches (`##`, `%%`) rather than as little.
@@ -16,7 +16,7 @@ pub(super) struct Trim {
 }
 
 /// Cuts what matches the pattern off one end.
-pub(super) fn trim(value: &str, pattern: &str, how: Trim, escape: char) -> Result<String, String> {
+pub(crate) fn trim(value: &str, pattern: &str, how: Trim, escape: char) -> Result<String, String> {
     let Trim { suffix, longest } = how;
     let translated = translate(pattern, longest || suffix, escape)?;
     if !suffix {
@@ -34,7 +34,7 @@ pub(super) fn trim(value: &str, pattern: &str, how: Trim, escape: char) -> Resul
 }
 
 /// Replaces the first match, or all.
-pub(super) fn replace(value: &str, pattern: &str, with: &str, all: bool, escape: char) -> Result<String, String> {
+pub(crate) fn replace(value: &str, pattern: &str, with: &str, all: bool, escape: char) -> Result<String, String> {
     let regex = compile(&translate(pattern, true, escape)?)?;
     let replaced = if all { regex.replace_all(value, NoExpand(with)) } else { regex.replace(value, NoExpand(with)) };
     Ok(replaced.into_owned())

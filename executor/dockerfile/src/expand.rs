@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use super::pattern::{self, Trim};
+use crate::pattern::{self, Trim};
 
 /// The longest text that a substitution may make.
 pub const EXPANDED_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 /// Splits at blanks and nothing else.
-pub(super) fn blank_separated(text: &str) -> Vec<(usize, &str)> {
+pub(crate) fn blank_separated(text: &str) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut offset = 0;
     for piece in text.split(char::is_whitespace) {
@@ -18,7 +18,7 @@ pub(super) fn blank_separated(text: &str) -> Vec<(usize, &str)> {
 }
 
 /// Splits at blanks outside quotes; an escaped blank does not split. An open quote reaches to the end.
-pub(super) fn quoted(text: &str, escape: char) -> Vec<(usize, &str)> {
+pub(crate) fn quoted(text: &str, escape: char) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut start: Option<usize> = None;
     let mut quote = None;
@@ -47,7 +47,7 @@ pub(super) fn quoted(text: &str, escape: char) -> Vec<(usize, &str)> {
 
 /// What text that may be a JSON array is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Json {
+pub(crate) enum Json {
     /// Not a JSON array: it has the other form of the instruction.
     No,
     /// An array of strings.
@@ -57,7 +57,7 @@ pub(super) enum Json {
 }
 
 /// Tries the JSON form.
-pub(super) fn json(text: &str) -> Json {
+pub(crate) fn json(text: &str) -> Json {
     let text = text.trim();
     if !text.starts_with('[') {
         return Json::No;

@@ -1,11 +1,11 @@
 //! Heredoc words: `<<EOF`, `3<<-"EOF"`. A word or a whole RUN line comes in, what it announces comes out.
 
 /// The longest body of one heredoc.
-pub(super) const HEREDOC_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const HEREDOC_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What a heredoc word says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct HeredocWord {
+pub(crate) struct HeredocWord {
     /// The line that ends the body.
     pub name: String,
     /// `<<-`: leading tabs do not count.
@@ -15,7 +15,7 @@ pub(super) struct HeredocWord {
 }
 
 /// Reads one word; `None` when it is no heredoc.
-pub(super) fn parse_word(word: &str) -> Option<HeredocWord> {
+pub(crate) fn parse_word(word: &str) -> Option<HeredocWord> {
     let rest = word.trim_start_matches(|digit: char| digit.is_ascii_digit()).strip_prefix("<<")?;
     let (rest, strip_tabs) = rest.strip_prefix('-').map_or((rest, false), |rest| (rest, true));
     if rest.is_empty() || rest.contains('<') {
@@ -26,7 +26,7 @@ pub(super) fn parse_word(word: &str) -> Option<HeredocWord> {
 }
 
 /// Finds the heredoc words of a shell command, with their offsets, in order. A command whose quotes do not match has none.
-pub(super) fn find_words(command: &str) -> Vec<(usize, &str, HeredocWord)> {
+pub(crate) fn find_words(command: &str) -> Vec<(usize, &str, HeredocWord)> {
     if !command.contains("<<") {
         return Vec::new();
     }
@@ -35,7 +35,7 @@ pub(super) fn find_words(command: &str) -> Vec<(usize, &str, HeredocWord)> {
 }
 
 /// Removes the tabs that `<<-` removes.
-pub(super) fn strip_tabs(body: &str) -> String {
+pub(crate) fn strip_tabs(body: &str) -> String {
     body.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
 }
 
