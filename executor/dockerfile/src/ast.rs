@@ -16,11 +16,28 @@ pub struct Dockerfile {
     pub arguments: Vec<Argument>,
     /// At least one.
     pub stages: Vec<Stage>,
+    /// The comments above instructions, in the order of the file.
+    pub comments: Vec<Comments>,
+    /// The first empty line of every instruction that goes on behind one.
+    pub empty_continuations: Vec<Span>,
     /// The text, to show lines of it.
     pub source: Arc<str>,
 }
 
 impl Dockerfile {
+    /// Returns the comments above the instruction that the line belongs to.
+    pub fn comments_above(&self, line: usize) -> &[Word] {
+        let index = self.comments.partition_point(|comments| comments.last_line < line);
+        self.comments.get(index).filter(|found| found.first_line <= line).map_or(&[], |found| &found.lines)
+    }
+
+    /// Returns what the comment above an ARG or a FROM says about a name: `# name description`.
+    pub fn description(&self, line: usize, name: &str) -> Option<&str> {
+        let describes = |comment: &Word| comment.text.strip_prefix(name).is_some_and(|rest| rest.starts_with(' '));
+        let found = self.comments_above(line).iter().find(|comment| describes(comment))?;
+        found.text.get(name.len() + 1..)
+    }
+
     /// Joins a problem with the line that it is in.
     pub fn diagnostic(&self, problem: Problem) -> Diagnostic {
         Diagnostic::new(&self.source, problem)
@@ -32,6 +49,17 @@ impl Dockerfile {
     }
 }
 
+/// What is written above one instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comments {
+    /// Where the instruction begins.
+    pub first_line: usize,
+    /// Where it ends, with its heredocs.
+    pub last_line: usize,
+    /// The comments, without `#` and the blanks around them. At least one.
+    pub lines: Vec<Word>,
+}
+
 /// The parser directives, as written after the `=`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directives {
@@ -40,7 +68,7 @@ pub struct Directives {
     /// `# escape=`.
     pub escape: Option<String>,
     /// `# check=`.
-    pub check: Option<String>,
+    pub check: Option<Word>,
 }
 
 /// A FROM and what follows it.
@@ -48,14 +76,27 @@ pub struct Directives {
 pub struct Stage {
     /// Its place.
     pub span: Span,
+    /// FROM as it is written.
+    pub keyword: String,
     /// `--platform`.
     pub platform: Option<Word>,
     /// What it starts from.
     pub base: Word,
     /// The name after AS, in lower case.
     pub name: Option<String>,
+    /// AS and the name as they are written.
+    pub alias: Option<Alias>,
     /// The rest, in order.
     pub instructions: Vec<Instruction>,
+}
+
+/// `AS name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// AS.
+    pub keyword: Word,
+    /// The name.
+    pub name: Word,
 }
 
 /// A word as written, with quotes, escapes and variables.
@@ -72,6 +113,8 @@ pub struct Word {
 pub struct Instruction {
     /// The place of its name.
     pub span: Span,
+    /// Its name as it is written.
+    pub keyword: String,
     /// The whole of it on one line, its name in upper case, blanks as written.
     pub text: String,
     /// What it says.
@@ -124,6 +167,8 @@ pub struct Pair {
     pub key: Word,
     /// Right of it.
     pub value: Word,
+    /// Written `KEY value`, without `=`.
+    pub legacy: bool,
 }
 
 /// `NAME` or `NAME=default` of ARG.

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use unicode_width::UnicodeWidthChar;
+
 /// How many mistakes one answer names; the rest is counted.
 pub const DIAGNOSTICS_MAX: usize = 20;
 
@@ -78,9 +80,11 @@ pub struct Diagnostic {
     pub line: usize,
     /// In characters, from 1; 0 when the mistake is in no line.
     pub column: usize,
-    /// Characters of `source` before those to underline.
+    /// The column behind the place, in characters.
+    pub end_column: usize,
+    /// Cells of a terminal that `source` takes before the place.
     pub indent: usize,
-    /// Characters to underline, at least 1.
+    /// Cells to underline, at least 1.
     pub width: usize,
     /// What is wrong.
     pub message: String,
@@ -95,36 +99,55 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// Joins a problem with its line of `text`.
     pub fn new(text: &str, problem: Problem) -> Self {
+        let mut lines = Lines::new(text);
+        lines.join(problem)
+    }
+
+    /// Joins a problem with the line that it is in, if there is one.
+    fn on(line: Option<&str>, problem: Problem) -> Self {
         let Problem { span, message, hint, fault } = problem;
         let (message, hint) = (shortened(&message), hint.as_deref().map(shortened));
-        let Some(number) = span.line.checked_sub(1) else {
-            return Self { line: 0, column: 0, indent: 0, width: 1, message, hint, source: String::new(), fault };
+        let Some(source) = line else {
+            let (source, place) = (String::new(), 0);
+            return Self {
+                line: 0,
+                column: place,
+                end_column: place,
+                indent: 0,
+                width: 1,
+                message,
+                hint,
+                source,
+                fault,
+            };
         };
-        let source = text.split('\n').nth(number).unwrap_or_default().trim_end_matches('\r');
         let start = floor_boundary(source, span.offset);
         let end = floor_boundary(source, span.offset.saturating_add(span.length)).max(start);
         let before = source.get(..start).unwrap_or_default().chars().count();
-        let width = source.get(start..end).unwrap_or_default().chars().count().max(1);
-        let (source, indent) = window(source, before);
-        let width = width.min(source.chars().count().saturating_sub(indent)).max(1);
-        Self { line: span.line, column: before + 1, indent, width, message, hint, source, fault }
+        let length = source.get(start..end).unwrap_or_default().chars().count().max(1);
+        let (source, shown_before) = window(source, before);
+        let cells = |skip: usize, take: usize| -> usize {
+            source.chars().skip(skip).take(take).filter_map(UnicodeWidthChar::width).sum()
+        };
+        let (indent, width) = (cells(0, shown_before), cells(shown_before, length).max(1));
+        let column = before + 1;
+        Self { line: span.line, column, end_column: column + length, indent, width, message, hint, source, fault }
     }
 
-    /// Writes it as `Dockerfile:3:5: message`, the line with a mark below, and the hint.
-    fn write(&self, file_name: &str, out: &mut impl fmt::Write) -> fmt::Result {
+    /// Writes it as `Dockerfile:3:5: message`, the line with a mark below, and the hint. `label` goes before the message.
+    pub(crate) fn write(&self, file_name: &str, label: &str, out: &mut String) {
         if self.line == 0 {
-            write!(out, "{file_name}: {}", self.message)?;
+            *out += &format!("{file_name}: {label}{}", self.message);
         } else {
-            write!(out, "{file_name}:{}:{}: {}", self.line, self.column, self.message)?;
             let number = self.line.to_string();
             let margin = " ".repeat(number.len());
             let (blanks, marks) = (" ".repeat(self.indent), "^".repeat(self.width));
-            write!(out, "\n {number} | {}\n {margin} | {blanks}{marks}", self.source)?;
+            *out += &format!("{file_name}:{number}:{}: {label}{}", self.column, self.message);
+            *out += &format!("\n {number} | {}\n {margin} | {blanks}{marks}", self.source);
         }
         if let Some(hint) = &self.hint {
-            write!(out, "\nhint: {hint}")?;
+            *out += &format!("\nhint: {hint}");
         }
-        Ok(())
     }
 }
 
@@ -143,7 +166,8 @@ impl Diagnostics {
         problems.sort_by_key(|problem| (problem.span.line, problem.span.offset));
         let omitted = problems.len().saturating_sub(DIAGNOSTICS_MAX);
         problems.truncate(DIAGNOSTICS_MAX);
-        Self { entries: problems.into_iter().map(|problem| Diagnostic::new(text, problem)).collect(), omitted }
+        let mut lines = Lines::new(text);
+        Self { entries: problems.into_iter().map(|problem| lines.join(problem)).collect(), omitted }
     }
 
     /// Tells the kind of all of them; a plain mistake outweighs the other kinds, for it must be repaired anyway.
@@ -160,10 +184,7 @@ impl Diagnostics {
             if index > 0 {
                 out.push('\n');
             }
-            // Writing to a String cannot fail.
-            if entry.write(file_name, &mut out).is_err() {
-                break;
-            }
+            entry.write(file_name, "", &mut out);
         }
         if self.omitted > 0 {
             out.push_str("\nand ");
@@ -181,6 +202,33 @@ impl fmt::Display for Diagnostics {
 }
 
 impl std::error::Error for Diagnostics {}
+
+/// The lines of a text, from top to bottom: as many problems as there are cost one walk.
+#[derive(Debug)]
+pub(crate) struct Lines<'a> {
+    rest: std::str::Split<'a, char>,
+    current: Option<&'a str>,
+    number: usize,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { rest: text.split('\n'), current: None, number: 0 }
+    }
+
+    /// Joins a problem with its line, which must not be above that of the problem before it.
+    pub(crate) fn join(&mut self, problem: Problem) -> Diagnostic {
+        if problem.span.line == 0 {
+            return Diagnostic::on(None, problem);
+        }
+        while self.number < problem.span.line {
+            self.current = self.rest.next();
+            self.number += 1;
+        }
+        let line = self.current.unwrap_or_default().trim_end_matches('\r');
+        Diagnostic::on(Some(line), problem)
+    }
+}
 
 /// Returns the largest character boundary that is not behind `offset`.
 fn floor_boundary(text: &str, offset: usize) -> usize {
@@ -240,6 +288,21 @@ mod tests {
            |       ^
         hint: write another
         ");
+    }
+
+    #[test]
+    fn the_mark_is_under_the_word_behind_tabs_and_wide_characters() {
+        for (text, offset) in
+            [("\tRUN x bad", 7), ("# 日本 bad", 9), ("e\u{301}e\u{301} bad", 7), ("\u{7}\u{7} bad", 3)]
+        {
+            let problem = Problem::new(Span { line: 1, offset, length: 3 }, "");
+            let diagnostic = Diagnostic::new(text, problem);
+            let before: String = diagnostic.source.chars().take(diagnostic.column - 1).collect();
+            assert_eq!(diagnostic.indent, unicode_width::UnicodeWidthStr::width(before.as_str()), "{text:?}");
+            assert_eq!((diagnostic.width, diagnostic.end_column - diagnostic.column), (3, 3), "{text:?}");
+        }
+        let wide = Diagnostic::new("RUN 日本", Problem::new(Span { line: 1, offset: 4, length: 6 }, ""));
+        assert_eq!((wide.indent, wide.width, wide.column, wide.end_column), (4, 4, 5, 7));
     }
 
     #[test]

@@ -82,6 +82,17 @@ impl Patterns {
         self.patterns.is_empty()
     }
 
+    /// Whether a line includes again what lines above it exclude.
+    pub fn has_exceptions(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.exception)
+    }
+
+    /// Whether one pattern excludes whatever there is.
+    pub fn exclude_everything(&self) -> bool {
+        let everything = |pattern: &Pattern| ["*", "**", "**/*"].contains(&pattern.text.as_str());
+        self.patterns.iter().any(|pattern| !pattern.exception && everything(pattern))
+    }
+
     /// Whether the path is left out. A pattern matches the path itself or a directory above it, and the last pattern that
     /// matches decides (G3). The root, the empty path, is never left out. The path has neither a leading nor a trailing
     /// slash, and no component is empty, `.` or `..`.

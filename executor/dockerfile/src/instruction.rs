@@ -3,7 +3,8 @@
 
 use crate::{
     ast::{
-        Argument, Command, Healthcheck, Heredoc, Instruction, Kind, Pair, Run, Stage, Transfer, TransferSource, Word,
+        Alias, Argument, Command, Healthcheck, Heredoc, Instruction, Kind, Pair, Run, Stage, Transfer, TransferSource,
+        Word,
     },
     diagnostic::{Problem, Span},
     flags::{self, Flags, Table},
@@ -66,6 +67,11 @@ impl<'a> Line<'a> {
         let name = text[name_start..name_end].to_ascii_uppercase();
         let span = logical.span(name_start, name_end - name_start);
         Self { logical, escape, name, span, after_name: name_end, start: name_end }
+    }
+
+    /// Returns the name as it is written.
+    pub(crate) fn keyword(&self) -> &'a str {
+        &self.logical.text[self.after_name - self.span.length..self.after_name]
     }
 
     /// Returns the operands, without blanks around them.
@@ -153,7 +159,8 @@ pub(crate) fn statement(logical: &Logical, lexer: &mut Lexer<'_>) -> Result<Stat
     }
     let kind = kind(&mut line, lexer)?;
     let text = format!("{}{}", line.name, logical.text[line.after_name..].trim_end());
-    Ok(Statement::Instruction(Box::new(Instruction { span: line.span, text, kind })))
+    let keyword = line.keyword().to_owned();
+    Ok(Statement::Instruction(Box::new(Instruction { span: line.span, keyword, text, kind })))
 }
 
 /// Reads what the instruction says.
@@ -209,16 +216,26 @@ fn unknown(line: &Line<'_>) -> Problem {
 fn from(line: &mut Line<'_>) -> Result<Stage, Vec<Problem>> {
     let mut flags = line.flags(flags::FROM)?;
     let words = line.blank_separated();
-    let (base, name) = match words.as_slice() {
+    let (base, alias) = match words.as_slice() {
         [base] => (base.clone(), None),
-        [base, keyword, name] if keyword.text.eq_ignore_ascii_case("as") => (base.clone(), Some(name)),
+        [base, keyword, name] if keyword.text.eq_ignore_ascii_case("as") => {
+            (base.clone(), Some(Alias { keyword: keyword.clone(), name: name.clone() }))
+        }
         _ => {
             let problem = line.problem("FROM requires either one argument, or three: FROM <source> [AS <name>]");
             return Err(vec![problem]);
         }
     };
-    let name = name.map(stage_name).transpose().map_err(|problem| vec![problem])?;
-    Ok(Stage { span: line.span, platform: flags.text("platform"), base, name, instructions: Vec::new() })
+    let name = alias.as_ref().map(|alias| stage_name(&alias.name)).transpose().map_err(|problem| vec![problem])?;
+    Ok(Stage {
+        span: line.span,
+        keyword: line.keyword().to_owned(),
+        platform: flags.text("platform"),
+        base,
+        name,
+        alias,
+        instructions: Vec::new(),
+    })
 }
 
 /// Checks a name after AS.
@@ -241,7 +258,8 @@ fn pairs(line: &Line<'_>) -> Result<Vec<Pair>, Problem> {
         return Err(line.problem(format!("{} requires at least one argument", line.name)));
     };
     let pair = |offset: usize, key: &str, value_offset: usize, value: &str| {
-        let pair = Pair { key: line.word(offset, key), value: line.word(value_offset, value) };
+        let legacy = !first.contains('=');
+        let pair = Pair { key: line.word(offset, key), value: line.word(value_offset, value), legacy };
         if pair.key.text.is_empty() {
             return Err(Problem::new(pair.value.span, format!("{} names can not be blank", line.name)));
         }

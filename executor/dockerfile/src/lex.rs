@@ -3,14 +3,19 @@
 //! Every logical line remembers where its pieces come from, so that any byte of it has a line and a column. What a line
 //! means is not known here.
 
+use std::collections::VecDeque;
+
 use crate::{
-    ast::Directives,
+    ast::{Directives, Word},
     diagnostic::{Problem, Span},
     heredoc::{HEREDOC_BYTES_MAX, HeredocWord},
 };
 
 /// Longest line, as BuildKit's scanner has it.
 pub(crate) const LINE_BYTES_MAX: usize = 65_535;
+
+/// How many comments above an instruction are kept: the nearest.
+const COMMENTS_MAX: usize = 100;
 
 /// One line of the file.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +31,10 @@ struct Physical<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Logical {
     pub text: String,
+    /// The comments above it.
+    pub comments: Vec<Word>,
+    /// The first empty line behind which it goes on.
+    pub empty_continuation: Option<Span>,
     pieces: Vec<Piece>,
 }
 
@@ -61,18 +70,26 @@ pub(crate) struct Lexer<'a> {
     source: &'a str,
     position: usize,
     line: usize,
+    /// Comments since the last instruction, with their places.
+    comments: VecDeque<(&'a str, Span)>,
     /// The escape character, from the directive.
     pub escape: char,
 }
 
 impl<'a> Lexer<'a> {
     pub(crate) const fn new(source: &'a str, escape: char) -> Self {
-        Self { source, position: 0, line: 0, escape }
+        Self { source, position: 0, line: 0, comments: VecDeque::new(), escape }
+    }
+
+    /// Returns the number of the last line that was read.
+    pub(crate) const fn line(&self) -> usize {
+        self.line
     }
 
     /// Returns the next physical line.
     fn physical(&mut self) -> Option<Result<Physical<'a>, Problem>> {
-        let rest = &self.source[self.position..];
+        let source: &'a str = self.source;
+        let rest = &source[self.position..];
         if rest.is_empty() {
             return None;
         }
@@ -89,44 +106,52 @@ impl<'a> Lexer<'a> {
         Some(Ok(Physical { text, whole, number: self.line }))
     }
 
-    /// Reads the parser directives at the top of the file.
+    /// Reads the parser directives at the top of the file. Behind a `#!` line the escape directive is a comment.
     pub(crate) fn directives(&mut self) -> Result<Directives, Problem> {
         let mut directives = Directives::default();
+        let interpreted = self.source.starts_with("#!");
+        if interpreted && let Some(physical) = self.physical() {
+            physical?;
+        }
         loop {
             let (position, line) = (self.position, self.line);
-            let Some(physical) = self.physical() else { return Ok(directives) };
-            let physical = physical?;
-            if !self.directive(physical, &mut directives)? {
+            let Some(physical) = self.physical() else { break };
+            if !self.directive(physical?, interpreted, &mut directives)? {
                 (self.position, self.line) = (position, line);
-                return Ok(directives);
+                break;
             }
         }
+        Ok(directives)
     }
 
     /// Takes one line into `directives`; false when it is no directive.
-    fn directive(&mut self, physical: Physical<'_>, directives: &mut Directives) -> Result<bool, Problem> {
-        let Some((key, value)) = split_directive(physical.text) else { return Ok(false) };
+    fn directive(
+        &mut self,
+        physical: Physical<'_>,
+        interpreted: bool,
+        directives: &mut Directives,
+    ) -> Result<bool, Problem> {
+        let Some((key, value)) = physical.text.trim_start().strip_prefix('#').and_then(split_directive) else {
+            return Ok(false);
+        };
         let key = key.to_ascii_lowercase();
-        let slot = match key.as_str() {
-            "syntax" => &mut directives.syntax,
-            "check" => &mut directives.check,
-            "escape" => &mut directives.escape,
+        let span = Span { line: physical.number, offset: 0, length: physical.text.len() };
+        let repeated = match key.as_str() {
+            "syntax" => directives.syntax.replace(value.to_owned()).is_some(),
+            "check" => {
+                let offset = physical.text.trim_end().len().saturating_sub(value.len());
+                let span = Span { line: physical.number, offset, length: value.len() };
+                directives.check.replace(Word { text: value.to_owned(), span }).is_some()
+            }
+            "escape" if interpreted => false,
+            "escape" => {
+                self.escape = escape_character(value).map_err(|problem| Problem { span, ..problem })?;
+                directives.escape.replace(value.to_owned()).is_some()
+            }
             _ => return Ok(false),
         };
-        let span = Span { line: physical.number, offset: 0, length: physical.text.len() };
-        if slot.is_some() {
+        if repeated {
             return Err(Problem::new(span, format!("only one {key} parser directive can be used")));
-        }
-        *slot = Some(value.to_owned());
-        if key == "escape" {
-            self.escape = match value {
-                "\\" => '\\',
-                "`" => '`',
-                _ => {
-                    let problem = Problem::new(span, format!("invalid escape token `{value}`"));
-                    return Err(problem.hint("the escape directive is `\\` or a backtick"));
-                }
-            };
         }
         Ok(true)
     }
@@ -139,20 +164,39 @@ impl<'a> Lexer<'a> {
                 Err(problem) => return Some(Err(problem)),
             };
             let text = physical.text.trim_start();
-            if text.is_empty() || text.starts_with('#') {
+            let offset = physical.text.len() - text.len();
+            if let Some(comment) = text.strip_prefix('#') {
+                self.comment(comment, physical.number, offset + 1);
+                continue;
+            }
+            if text.is_empty() {
                 continue;
             }
             let mut logical = Logical::default();
-            let offset = physical.text.len() - text.len();
             let (piece, continued) = split_continuation(text, self.escape);
             logical.push(piece, physical.number, offset);
             if continued && let Err(problem) = self.continue_line(&mut logical) {
                 return Some(Err(problem));
             }
             if !logical.text.trim().is_empty() {
+                let comments = self.comments.drain(..);
+                logical.comments = comments.map(|(text, span)| Word { text: text.to_owned(), span }).collect();
                 return Some(Ok(logical));
             }
         }
+    }
+
+    /// Keeps a comment for the instruction that follows. An empty one separates those above it from the instruction.
+    fn comment(&mut self, comment: &'a str, line: usize, offset: usize) {
+        let text = comment.trim();
+        if text.is_empty() {
+            return self.comments.clear();
+        }
+        if self.comments.len() == COMMENTS_MAX {
+            self.comments.pop_front();
+        }
+        let offset = offset + comment.len() - comment.trim_start().len();
+        self.comments.push_back((text, Span { line, offset, length: text.len() }));
     }
 
     /// Appends lines until one is not continued; comments and empty lines between disappear.
@@ -160,7 +204,11 @@ impl<'a> Lexer<'a> {
         while let Some(physical) = self.physical() {
             let physical = physical?;
             let trimmed = physical.text.trim_start();
-            if trimmed.is_empty() || trimmed.starts_with('#') {
+            if trimmed.starts_with('#') {
+                continue;
+            }
+            if trimmed.is_empty() {
+                logical.empty_continuation.get_or_insert(Span { line: physical.number, offset: 0, length: 1 });
                 continue;
             }
             let (piece, continued) = split_continuation(physical.text, self.escape);
@@ -190,9 +238,21 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// Splits `# key = value`.
-fn split_directive(line: &str) -> Option<(&str, &str)> {
-    let (key, value) = line.strip_prefix('#')?.split_once('=')?;
+/// Reads the value of the escape directive; the problem has no place yet.
+fn escape_character(value: &str) -> Result<char, Problem> {
+    match value {
+        "\\" => Ok('\\'),
+        "`" => Ok('`'),
+        _ => {
+            let problem = Problem::new(Span::default(), format!("invalid escape token `{value}`"));
+            Err(problem.hint("the escape directive is `\\` or a backtick"))
+        }
+    }
+}
+
+/// Splits ` key = value`, as it stands behind the `#`.
+pub(crate) fn split_directive(comment: &str) -> Option<(&str, &str)> {
+    let (key, value) = comment.split_once('=')?;
     let (key, value) = (key.trim(), value.trim());
     let named = key.starts_with(|first: char| first.is_ascii_alphabetic());
     (named && key.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !value.is_empty()).then_some((key, value))
@@ -272,10 +332,46 @@ mod tests {
         let read = |text| Lexer::new(text, '\\').directives();
         let directives = read("# syntax=docker/dockerfile:1\n# check=skip=all\nFROM a").unwrap();
         assert_eq!(directives.syntax.as_deref(), Some("docker/dockerfile:1"));
-        assert_eq!(directives.check.as_deref(), Some("skip=all"));
+        let check = directives.check.unwrap();
+        assert_eq!((check.text.as_str(), check.span), ("skip=all", Span { line: 2, offset: 8, length: 8 }));
         assert_eq!(read("# escape=x\n").unwrap_err().message, "invalid escape token `x`");
         let problem = read("# syntax=a\n# syntax=b\n").unwrap_err();
         assert_eq!((problem.message.as_str(), problem.span.line), ("only one syntax parser directive can be used", 2));
+    }
+
+    #[test]
+    fn d2_a_first_line_for_an_interpreter_hides_the_escape_directive_only() {
+        let mut lexer = Lexer::new("#!/usr/bin/env x\n# syntax=a\n# escape=`\n# check=skip=all\nRUN a\\\nb", '\\');
+        let directives = lexer.directives().unwrap();
+        assert_eq!((directives.syntax.as_deref(), directives.escape, lexer.escape), (Some("a"), None, '\\'));
+        assert_eq!(directives.check.unwrap().text, "skip=all");
+        assert_eq!(lexer.logical().unwrap().unwrap().text, "RUN ab");
+    }
+
+    #[test]
+    fn d1_blanks_before_a_directive_do_not_matter() {
+        check("  # escape=`\nRUN a `\nb", &["RUN a b"]);
+    }
+
+    #[test]
+    fn d4_comments_belong_to_the_instruction_below_up_to_an_empty_comment() {
+        let comments = |text| {
+            let mut lexer = Lexer::new(text, '\\');
+            lexer.directives().unwrap();
+            let logical = std::iter::from_fn(|| lexer.logical()).last().unwrap().unwrap();
+            logical.comments.into_iter().map(|comment| comment.text).collect::<Vec<_>>()
+        };
+        assert_eq!(comments("# syntax=a\n# one\n\n  # two \nRUN a"), ["one", "two"]);
+        assert_eq!(comments("# one\n#\n# two\nRUN a"), ["two"]);
+        assert_eq!(comments("# one\nRUN a \\\n # inside\n b\nRUN c"), Vec::<String>::new());
+        let many: String = (0..200).map(|number| format!("# {number}\n")).collect();
+        assert_eq!(comments(&format!("{many}RUN a")).len(), COMMENTS_MAX);
+    }
+
+    #[test]
+    fn p5_the_first_empty_line_of_an_instruction_is_remembered() {
+        let logical = Lexer::new("RUN a \\\n # c\n \t\n\n b", '\\').logical().unwrap().unwrap();
+        assert_eq!(logical.empty_continuation, Some(Span { line: 3, offset: 0, length: 1 }));
     }
 
     #[test]

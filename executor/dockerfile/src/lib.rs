@@ -15,6 +15,7 @@ pub mod diagnostic;
 pub mod duration;
 pub mod expand;
 pub mod ignore;
+pub mod lint;
 
 mod flags;
 mod healthcheck;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    ast::{Directives, Dockerfile, Instruction, Kind, Stage, Word},
+    ast::{Comments, Directives, Dockerfile, Instruction, Kind, Stage, Word},
     diagnostic::{DIAGNOSTICS_MAX, Diagnostics, Problem, Span},
     instruction::{Line, Statement, statement},
     lex::Lexer,
@@ -94,6 +94,8 @@ impl Parser {
             escape: '\\',
             arguments: Vec::new(),
             stages: Vec::new(),
+            comments: Vec::new(),
+            empty_continuations: Vec::new(),
             source: source.into(),
         };
         match lexer.directives() {
@@ -107,13 +109,16 @@ impl Parser {
         while self.problems.len() <= DIAGNOSTICS_MAX
             && let Some(logical) = lexer.logical()
         {
-            let logical = match logical {
+            let mut logical = match logical {
                 Ok(logical) => logical,
                 Err(problem) => {
                     self.problems.push(problem);
                     return dockerfile;
                 }
             };
+            let lines = std::mem::take(&mut logical.comments);
+            let first_line = logical.span(0, 0).line;
+            dockerfile.empty_continuations.extend(logical.empty_continuation);
             match statement(&logical, &mut lexer) {
                 Ok(statement) => {
                     if let Err(problem) = self.add(&mut dockerfile, statement) {
@@ -127,6 +132,9 @@ impl Parser {
                     open_stage(&mut dockerfile, &line);
                     self.problems.extend(problems);
                 }
+            }
+            if !lines.is_empty() {
+                dockerfile.comments.push(Comments { first_line, last_line: lexer.line(), lines });
             }
         }
         if dockerfile.stages.is_empty() && self.problems.is_empty() {
@@ -169,8 +177,15 @@ impl Parser {
 /// Opens an empty stage for a FROM that could not be read.
 fn open_stage(dockerfile: &mut Dockerfile, line: &Line<'_>) {
     if line.name == "FROM" && dockerfile.stages.len() < STAGES_MAX {
-        let (base, instructions) = (Word::default(), Vec::new());
-        dockerfile.stages.push(Stage { span: line.span, platform: None, base, name: None, instructions });
+        dockerfile.stages.push(Stage {
+            span: line.span,
+            keyword: line.keyword().to_owned(),
+            platform: None,
+            base: Word::default(),
+            name: None,
+            alias: None,
+            instructions: Vec::new(),
+        });
     }
 }
 

@@ -45,7 +45,7 @@ fn transfer(text: &str) -> Transfer {
 
 fn show_pairs(kind: &Kind) -> Vec<(&str, &str)> {
     let (Kind::Env(pairs) | Kind::Label(pairs)) = kind else { panic!("{kind:?}") };
-    pairs.iter().map(|Pair { key, value }| (key.text.as_str(), value.text.as_str())).collect()
+    pairs.iter().map(|Pair { key, value, .. }| (key.text.as_str(), value.text.as_str())).collect()
 }
 
 #[test]
