@@ -14,7 +14,7 @@ use std::{
 
 use futures::future::try_join_all;
 use karve_api::{Reason, SourceInfo};
-use karve_dockerfile::{self as dockerfile, diagnostic::Diagnostics, ignore::Patterns};
+use karve_dockerfile::{self as dockerfile, diagnostic::Diagnostics, ignore::Patterns, lint::Findings};
 
 use self::error::BuildError;
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     options::{Environment, Options},
     plan::{
         self,
-        graph::{From, Graph, ImageName, Operation, Planned},
+        graph::{self, From, Graph, ImageName, Operation, Planned},
     },
     progress::Progress,
     registry::{
@@ -75,6 +75,9 @@ pub struct Built {
 
 /// The largest file of CA certificates that is read.
 const CERTIFICATES_BYTES_MAX: u64 = 16 << 20;
+
+/// How many warnings of the lint rules a build shows.
+const WARNINGS_SHOWN_MAX: usize = 20;
 
 /// More compressors than this gain nothing.
 const THREADS_MAX: usize = 8;
@@ -148,7 +151,9 @@ async fn make(
     let dockerfile_name = shown_name(&source.path);
     let wrong = |diagnostics| BuildError::Dockerfile { file: dockerfile_name.clone(), diagnostics };
     let dockerfile = dockerfile::parse(&source.text).map_err(wrong)?;
-    let (graph, images) = plan_with_images(&dockerfile, options, registry, wrong).await?;
+    let planned = graph::Options { ignored: source.ignore.clone(), ..options.plan.clone() };
+    let (graph, images) = plan_with_images(&dockerfile, &planned, registry, wrong).await?;
+    tell_warnings(&dockerfile, &graph.lint, &dockerfile_name, progress)?;
     let bases = images.iter().map(|(name, image)| (name.reference.clone(), image.named_digest.clone())).collect();
     let context = if reads_context(&graph) { scan(directory, source.ignore).await? } else { BuildContext::default() };
     let (sandbox, isolation) = sandbox(options, &graph, work.path()).await?;
@@ -193,6 +198,23 @@ async fn make(
     })
 }
 
+/// Shows what the lint rules found. Fails the build when `# check=error=true` asks for that.
+fn tell_warnings(
+    dockerfile: &dockerfile::ast::Dockerfile,
+    findings: &Findings,
+    file: &str,
+    progress: &Progress,
+) -> Result<(), BuildError> {
+    for warning in findings.show(dockerfile).iter().take(WARNINGS_SHOWN_MAX) {
+        progress.warning(&warning.render(file));
+    }
+    let more = (findings.warnings.len() + findings.omitted).saturating_sub(WARNINGS_SHOWN_MAX);
+    if more > 0 {
+        progress.warning(&format!("{file}: {more} more warnings: `karve check` shows them"));
+    }
+    if findings.violated.is_empty() { Ok(()) } else { Err(BuildError::Lint(findings.violated.names())) }
+}
+
 /// Lists the context off the runtime's threads.
 async fn scan(directory: Directory, ignore: Patterns) -> Result<BuildContext, BuildError> {
     let scanned = tokio::task::spawn_blocking(move || BuildContext::scan(directory, &ignore)).await;
@@ -214,14 +236,14 @@ async fn adopt(options: &Options, registry: &Registry) -> Result<Option<Digest>,
 /// Plans, and resolves the images that the plan asks for, until nothing is left to ask.
 async fn plan_with_images(
     dockerfile: &dockerfile::ast::Dockerfile,
-    options: &Options,
+    options: &graph::Options,
     registry: &Registry,
     wrong: impl Fn(Diagnostics) -> BuildError,
 ) -> Result<(Graph, BTreeMap<ImageName, BaseImage>), BuildError> {
     let mut images = BTreeMap::new();
     loop {
         let configs = images.iter().map(|(name, image): (&ImageName, &BaseImage)| (name.clone(), image.config.clone()));
-        match plan::build(dockerfile, &options.plan, &configs.collect()).map_err(&wrong)? {
+        match plan::build(dockerfile, options, &configs.collect()).map_err(&wrong)? {
             Planned::Graph(graph) => return Ok((graph, images)),
             Planned::Needs(names) => {
                 let resolved = names.into_iter().map(|name| async {
@@ -235,7 +257,7 @@ async fn plan_with_images(
 }
 
 /// Finds an image in its registry, or in the OCI layout that it names.
-async fn resolve(name: &ImageName, registry: &Registry) -> Result<BaseImage, BuildError> {
+pub(crate) async fn resolve(name: &ImageName, registry: &Registry) -> Result<BaseImage, BuildError> {
     let platform: Platform = name.platform.parse()?;
     if let Some(layout) = name.reference.strip_prefix("oci-layout:") {
         let (path, selector) = layout::parse(layout.strip_prefix("//").unwrap_or(layout));
@@ -246,7 +268,7 @@ async fn resolve(name: &ImageName, registry: &Registry) -> Result<BaseImage, Bui
 }
 
 /// The client, with what the options and the environment say about registries.
-fn registry(options: &Options, environment: &Environment) -> Result<Registry, BuildError> {
+pub(crate) fn registry(options: &Options, environment: &Environment) -> Result<Registry, BuildError> {
     let mut hosts = BTreeMap::new();
     for (host, special) in &options.registries {
         let mut ca_pem = Vec::new();

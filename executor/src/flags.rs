@@ -25,6 +25,8 @@ pub struct Flags {
 pub enum Command {
     /// Builds a Dockerfile and pushes the image (the default command: flags alone mean `build`)
     Build(Box<BuildFlags>),
+    /// Reads a Dockerfile and tells what is wrong with it, without building it
+    Check(CheckFlags),
     /// Runs an ImageBuild manifest on this machine, without a cluster, and prints it with its status
     Run(RunFlags),
     /// Fetches a build context into a directory (what the init container of an executor Pod runs)
@@ -136,6 +138,49 @@ pub struct BuildFlags {
     /// Flags of other builders: what has lost its point, and what is refused. Filled by `parse`.
     #[arg(skip)]
     pub foreign: Vec<ForeignFlag>,
+}
+
+/// The flags of `karve check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckFlags {
+    /// Build context: the directory with the Dockerfile and its `.dockerignore` [default: .]
+    #[arg(value_name = "CONTEXT")]
+    pub context: Option<String>,
+    /// Dockerfile, in the context or else on this machine; `-` reads standard input [default: Dockerfile]
+    #[arg(long, short = 'f', visible_alias = "file", value_name = "PATH")]
+    pub dockerfile: Option<PathBuf>,
+    /// Value of an ARG; a bare NAME takes the value from the environment; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub build_arg: Vec<String>,
+    /// Check only what this stage needs [default: all stages]
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// How findings are written
+    #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
+    pub format: CheckFormat,
+    /// Ask no registry for base images; what depends on them is not checked
+    #[arg(long)]
+    pub offline: bool,
+    /// Use plain http with this registry; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub insecure_registry: Vec<String>,
+    /// Do not verify the certificate of this registry; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub skip_tls_verify_registry: Vec<String>,
+    /// CA certificates (PEM) to trust for a registry; may be repeated
+    #[arg(long, value_name = "HOST=FILE")]
+    pub registry_certificate: Vec<String>,
+}
+
+/// How `karve check` writes what it found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CheckFormat {
+    /// For people: with the lines.
+    Text,
+    /// One JSON object.
+    Json,
+    /// SARIF 2.1.0, for code hosts.
+    Sarif,
 }
 
 /// The flags of `karve run`.

@@ -10,6 +10,7 @@
 //! `sandbox`, `layer` and `registry`. Library code never prints, never exits and never reads the environment.
 
 pub mod build;
+pub mod check;
 pub mod context;
 pub mod filesystem;
 pub mod flags;

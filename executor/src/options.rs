@@ -170,6 +170,7 @@ impl Options {
                 labels: pairs("label", &flags.label)?,
                 platform,
                 build_platform: machine_platform.to_owned(),
+                ..graph::Options::default()
             },
             registries: registries(&flags, &destinations)?,
             destinations,

@@ -134,20 +134,17 @@ impl Diagnostic {
         Self { line: span.line, column, end_column: column + length, indent, width, message, hint, source, fault }
     }
 
-    /// Writes it as `Dockerfile:3:5: message`, the line with a mark below, and the hint. `label` goes before the message.
-    pub(crate) fn write(&self, file_name: &str, label: &str, out: &mut String) {
-        if self.line == 0 {
-            *out += &format!("{file_name}: {label}{}", self.message);
-        } else {
-            let number = self.line.to_string();
-            let margin = " ".repeat(number.len());
-            let (blanks, marks) = (" ".repeat(self.indent), "^".repeat(self.width));
-            *out += &format!("{file_name}:{number}:{}: {label}{}", self.column, self.message);
-            *out += &format!("\n {number} | {}\n {margin} | {blanks}{marks}", self.source);
+    /// Shows it as `Dockerfile:3:5: message`, the line with a mark below, and the hint. `label` goes before the message.
+    pub fn render(&self, file_name: &str, label: &str) -> String {
+        let Self { line, column, message, source, .. } = self;
+        let hint = self.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        if *line == 0 {
+            return format!("{file_name}: {label}{message}{hint}");
         }
-        if let Some(hint) = &self.hint {
-            *out += &format!("\nhint: {hint}");
-        }
+        let margin = " ".repeat(line.to_string().len());
+        let (blanks, marks) = (" ".repeat(self.indent), "^".repeat(self.width));
+        let head = format!("{file_name}:{line}:{column}: {label}{message}");
+        format!("{head}\n {line} | {source}\n {margin} | {blanks}{marks}{hint}")
     }
 }
 
@@ -184,7 +181,7 @@ impl Diagnostics {
             if index > 0 {
                 out.push('\n');
             }
-            entry.write(file_name, "", &mut out);
+            out.push_str(&entry.render(file_name, ""));
         }
         if self.omitted > 0 {
             out.push_str("\nand ");

@@ -40,7 +40,7 @@ pub(crate) const NAMES: [&str; 18] = [
 
 /// What one line of a Dockerfile is.
 pub(crate) enum Statement {
-    From(Stage),
+    From(Box<Stage>),
     Instruction(Box<Instruction>),
 }
 
@@ -71,7 +71,7 @@ impl<'a> Line<'a> {
 
     /// Returns the name as it is written.
     pub(crate) fn keyword(&self) -> &'a str {
-        &self.logical.text[self.after_name - self.span.length..self.after_name]
+        &self.logical.text[self.after_name - self.name.len()..self.after_name]
     }
 
     /// Returns the operands, without blanks around them.
@@ -155,7 +155,7 @@ impl<'a> Line<'a> {
 pub(crate) fn statement(logical: &Logical, lexer: &mut Lexer<'_>) -> Result<Statement, Vec<Problem>> {
     let mut line = Line::new(logical, lexer.escape);
     if line.name == "FROM" {
-        return from(&mut line).map(Statement::From);
+        return from(&mut line).map(|stage| Statement::From(Box::new(stage)));
     }
     let kind = kind(&mut line, lexer)?;
     let text = format!("{}{}", line.name, logical.text[line.after_name..].trim_end());

@@ -54,12 +54,14 @@ impl Logical {
         self.text.push_str(text);
     }
 
-    /// Returns the place of `length` bytes from `start` on.
+    /// Returns the place of `length` bytes from `start` on, up to the end of their line.
     pub(crate) fn span(&self, start: usize, length: usize) -> Span {
         let index = self.pieces.partition_point(|piece| piece.start <= start);
         let Some(piece) = index.checked_sub(1).and_then(|index| self.pieces.get(index)) else {
             return Span::default();
         };
+        let end = self.pieces.get(index).map_or(self.text.len(), |next| next.start);
+        let length = length.min(end.saturating_sub(start));
         Span { line: piece.line, offset: piece.offset + (start - piece.start), length }
     }
 }
@@ -380,5 +382,7 @@ mod tests {
         assert_eq!(logical.text, "RUN a   bc");
         assert_eq!(logical.span(4, 1), Span { line: 2, offset: 6, length: 1 });
         assert_eq!(logical.span(8, 2), Span { line: 4, offset: 2, length: 2 });
+        // A place ends with its line.
+        assert_eq!(logical.span(4, 6), Span { line: 2, offset: 6, length: 2 });
     }
 }

@@ -122,10 +122,8 @@ pub struct ShownWarning {
 impl ShownWarning {
     /// Shows it with its rule, the name of the file in front.
     pub fn render(&self, file_name: &str) -> String {
-        let mut out = String::new();
         let label = self.rule.map(|rule| format!("{rule}: ")).unwrap_or_default();
-        self.diagnostic.write(file_name, &label, &mut out);
-        out
+        self.diagnostic.render(file_name, &label)
     }
 }
 

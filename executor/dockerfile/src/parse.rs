@@ -153,7 +153,7 @@ impl Parser {
                 if dockerfile.stages.len() == STAGES_MAX {
                     return Err(Problem::new(stage.span, format!("more than {STAGES_MAX} stages")));
                 }
-                dockerfile.stages.push(stage);
+                dockerfile.stages.push(*stage);
             }
             Statement::Instruction(instruction) => {
                 let instruction = *instruction;

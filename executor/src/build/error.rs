@@ -29,6 +29,9 @@ pub enum BuildError {
         /// Everything that is wrong.
         diagnostics: Diagnostics,
     },
+    /// The Dockerfile says that a warning is a failure.
+    #[error("lint violation found for rules: {}", .0.join(", "))]
+    Lint(Vec<&'static str>),
     /// A registry or an OCI layout.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -101,7 +104,7 @@ impl BuildError {
                 Fault::StageNotFound => Reason::StageNotFound,
                 Fault::Unsupported => Reason::Unsupported,
             },
-            Self::Platform(_) => Reason::DockerfileInvalid,
+            Self::Platform(_) | Self::Lint(_) => Reason::DockerfileInvalid,
             Self::Registry(error) => reason_of_registry(error),
             Self::Solve(error) => error.reason(),
             Self::Isolation(_) | Self::IsolationRequired(_) => Reason::IsolationUnavailable,

@@ -24,7 +24,7 @@ use super::{EXIT_FAILURE, ended_by, fail, progress, terminated, usage};
 pub(crate) async fn main(flags: BuildFlags, environment: &Environment, format: LogFormat) -> ExitCode {
     let options = match Options::from_flags(flags, environment, &Platform::host().to_string()) {
         Ok(options) => options,
-        Err(error) => return usage(&error.to_string()),
+        Err(error) => return usage("build", &error.to_string()),
     };
     let progress = Arc::new(progress(format, masks(&options, environment), environment));
     options.notes.iter().for_each(|note| progress.note(note));

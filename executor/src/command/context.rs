@@ -20,7 +20,7 @@ pub(crate) async fn main(arguments: ContextArguments, environment: &Environment)
     let variables = environment.variables.iter().map(|(name, value)| (name.clone(), value.clone()));
     let request = match arguments.request(GitEnvironment::collect(variables)) {
         Ok(request) => request,
-        Err(error) => return usage(&error.to_string()),
+        Err(error) => return usage("context", &error.to_string()),
     };
     let result = context::fetch(request).await;
     if let Some(path) = report_path

@@ -1,6 +1,7 @@
 //! The commands: each turns its flags into a call of the library and the result into output and an exit code.
 
 mod build;
+mod check;
 mod context;
 mod run;
 
@@ -58,6 +59,10 @@ pub(crate) fn main() -> ExitCode {
     let code = runtime.block_on(async {
         match flags.command {
             Command::Build(build) => build::main(*build, &environment, flags.log_format).await,
+            Command::Check(flags) => tokio::select! {
+                code = check::main(flags, &environment) => code,
+                signal = terminated() => ended_by(signal),
+            },
             Command::Run(run) => run::main(run, environment, flags.log_format).await,
             Command::Context(arguments) => tokio::select! {
                 code = context::main(arguments, &environment) => code,
@@ -134,8 +139,8 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::from(EXIT_FAILURE)
 }
 
-/// Prints a mistake in the command line.
-fn usage(message: &str) -> ExitCode {
-    drop(writeln!(io::stderr(), "error: {message}\nhint: karve build --help"));
+/// Prints a mistake in the command line of a command.
+fn usage(command: &str, message: &str) -> ExitCode {
+    drop(writeln!(io::stderr(), "error: {message}\nhint: karve {command} --help"));
     ExitCode::from(EXIT_USAGE)
 }

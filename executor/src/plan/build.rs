@@ -1,18 +1,20 @@
 //! The whole plan. First downwards from the target: which stages and images are needed, as far as the known images' ONBUILD
 //! triggers tell. Then upwards: each needed stage is walked on the result of its base.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use karve_dockerfile::{
     ast::{Dockerfile, Instruction, Kind},
     diagnostic::{Diagnostics, Problem, Span},
     expand::Budget,
+    lint::{self, Findings, Linter},
     parse_trigger,
 };
 
 use super::{
     arguments::{self, Expansion, Variables},
     graph::{Base, Bases, Graph, ImageName, Options, Planned, Stage},
+    lint::Rules,
     platform::Platform,
     sources::{self, Origin, SCRATCH},
     stage::{Scope, State},
@@ -24,15 +26,77 @@ const IMAGE_TRIGGER_ESCAPE: char = '\\';
 
 /// Plans a build, or says which images' configurations it needs to know first.
 pub fn build(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Planned, Diagnostics> {
-    plan(dockerfile, options, bases).map_err(|problems| dockerfile.diagnostics(problems))
+    let linter = linter(dockerfile, options)?;
+    let extent = Extent { every_stage: false, check_only: false, unknown: &BTreeSet::new() };
+    let planned = plan(dockerfile, options, bases, &extent, &linter);
+    match planned.map_err(|problems| dockerfile.diagnostics(problems))? {
+        Planned::Graph(graph) => Ok(Planned::Graph(Graph { lint: linter.finish(), ..graph })),
+        needs @ Planned::Needs(_) => Ok(needs),
+    }
 }
 
-fn plan(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Planned, Vec<Problem>> {
+/// What can be said about a Dockerfile without building it.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What would keep it from being built.
+    pub mistakes: Option<Diagnostics>,
+    /// What the lint rules found.
+    pub lint: Findings,
+    /// Base images whose configurations would tell more.
+    pub needs: Vec<ImageName>,
+}
+
+/// Plans all stages, or those that the target needs, for the sake of what is wrong with them. `unknown` are images that
+/// cannot be asked for their configuration: what depends on it is not judged.
+pub fn check(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    bases: &Bases,
+    unknown: &BTreeSet<ImageName>,
+) -> Result<Checked, Diagnostics> {
+    let linter = linter(dockerfile, options)?;
+    let extent = Extent { every_stage: options.target.is_none(), check_only: true, unknown };
+    let (mistakes, needs) = match plan(dockerfile, options, bases, &extent, &linter) {
+        Ok(Planned::Graph(_)) => (None, Vec::new()),
+        Ok(Planned::Needs(images)) => (None, images),
+        Err(problems) => (Some(dockerfile.diagnostics(problems)), Vec::new()),
+    };
+    Ok(Checked { mistakes, lint: linter.finish(), needs })
+}
+
+/// Starts to collect warnings.
+fn linter(dockerfile: &Dockerfile, options: &Options) -> Result<Linter, Diagnostics> {
+    let replacement = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
+    Linter::new(dockerfile, replacement).map_err(|problem| dockerfile.diagnostics(vec![problem]))
+}
+
+/// How far a plan goes.
+struct Extent<'a> {
+    /// Also the stages that the target does not need.
+    every_stage: bool,
+    /// Nothing will be built.
+    check_only: bool,
+    /// Images without a configuration to be had.
+    unknown: &'a BTreeSet<ImageName>,
+}
+
+fn plan(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    bases: &Bases,
+    extent: &Extent<'_>,
+    linter: &Linter,
+) -> Result<Planned, Vec<Problem>> {
+    lint::file(dockerfile, linter);
     let platform = platform(&options.platform)?;
     let machine = platform_of_machine(options, &platform)?;
     let budget = Budget::default();
     let globals = arguments::globals(dockerfile, options, &platform, &machine, &budget)?;
     let target = sources::target(dockerfile, options.target.as_deref()).map_err(|problem| vec![problem])?;
+    let rules = Rules { dockerfile, options, linter, budget: Budget::default() };
+    let without_arguments = Options { build_args: BTreeMap::new(), ..options.clone() };
+    let defaults = arguments::globals(dockerfile, &without_arguments, &platform, &machine, &rules.budget);
+    rules.froms(&globals, defaults.ok().as_ref());
     let mut needs = Needs {
         dockerfile,
         bases,
@@ -43,16 +107,27 @@ fn plan(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Pla
         images: BTreeSet::new(),
         problems: Vec::new(),
     };
-    needs.follow(target);
-    if !needs.problems.is_empty() {
-        return Err(needs.problems);
-    }
-    let missing: Vec<ImageName> = needs.images.into_iter().filter(|image| !bases.contains_key(image)).collect();
-    if !missing.is_empty() {
+    needs.follow(target, extent);
+    let Needs { stages, images, problems, .. } = needs;
+    let known = |image: &ImageName| bases.contains_key(image) || extent.unknown.contains(image);
+    let missing: Vec<ImageName> = images.into_iter().filter(|image| !known(image)).collect();
+    if !missing.is_empty() && problems.is_empty() {
         return Ok(Planned::Needs(missing));
     }
-    let walk = Walk { dockerfile, options, bases, globals: &globals, machine: &machine, budget: &budget };
-    walk.graph(needs.stages, target).map(Planned::Graph)
+    // With mistakes in FROM lines the other stages are walked all the same, for the sake of theirs.
+    let partial = !problems.is_empty();
+    let walk = Walk {
+        dockerfile,
+        options,
+        bases,
+        globals: &globals,
+        machine: &machine,
+        budget: &budget,
+        extent,
+        partial,
+        rules,
+    };
+    walk.graph(stages, target, problems).map(Planned::Graph)
 }
 
 /// Reads the platform of the result.
@@ -98,10 +173,10 @@ struct Needs<'a> {
 
 impl Needs<'_> {
     /// Marks all that the target reaches. Every edge leads to a lower number, so that one pass suffices.
-    fn follow(&mut self, target: usize) {
-        let mut needed = vec![false; self.dockerfile.stages.len()];
+    fn follow(&mut self, target: usize, extent: &Extent<'_>) {
+        let mut needed = vec![extent.every_stage; self.dockerfile.stages.len()];
         needed[target] = true;
-        for index in (0..=target).rev() {
+        for index in (0..needed.len()).rev() {
             if !needed[index] {
                 continue;
             }
@@ -110,7 +185,7 @@ impl Needs<'_> {
                     if let StartBase::Stage(base) = start.base {
                         needed[base] = true;
                     }
-                    self.follow_copies(index, &start, &mut needed);
+                    self.follow_copies(index, &start, &mut needed, extent);
                     self.stages[index] = Some(start);
                 }
                 Err(problem) => self.problems.push(problem),
@@ -119,7 +194,7 @@ impl Needs<'_> {
     }
 
     /// Marks what the COPYs of a stage and of its triggers read.
-    fn follow_copies(&mut self, index: usize, start: &Start, needed: &mut [bool]) {
+    fn follow_copies(&mut self, index: usize, start: &Start, needed: &mut [bool], extent: &Extent<'_>) {
         let stage = &self.dockerfile.stages[index];
         let own = stage.instructions.iter().map(|instruction| (instruction, None));
         let triggers = start.triggers.iter().map(|trigger| (trigger, Some(stage.span)));
@@ -128,6 +203,8 @@ impl Needs<'_> {
             let Some(word) = &transfer.from else { continue };
             match sources::from(&self.dockerfile.stages, index, word) {
                 Ok(Origin::Stage(from)) => needed[from] = true,
+                // Only who builds needs what is in it.
+                Ok(Origin::Image(_)) if extent.check_only => {}
                 Ok(Origin::Image(reference)) => {
                     let platform = start.platform.as_ref().unwrap_or(self.platform);
                     self.images.insert(sources::image_name(&reference, platform));
@@ -223,24 +300,39 @@ struct Walk<'a> {
     globals: &'a Variables,
     machine: &'a Platform,
     budget: &'a Budget,
+    extent: &'a Extent<'a>,
+    /// Some stages cannot be walked, for reasons that are told already.
+    partial: bool,
+    rules: Rules<'a>,
 }
 
 impl Walk<'_> {
-    fn graph(&self, starts: Vec<Option<Start>>, target: usize) -> Result<Graph, Vec<Problem>> {
+    fn graph(
+        &self,
+        starts: Vec<Option<Start>>,
+        target: usize,
+        mut problems: Vec<Problem>,
+    ) -> Result<Graph, Vec<Problem>> {
         let mut positions: Vec<Option<usize>> = vec![None; starts.len()];
         let mut walked: Vec<(Base, State)> = Vec::new();
         let mut names = Vec::new();
-        let mut problems = Vec::new();
         for (index, start) in starts.into_iter().enumerate() {
             let Some(start) = start else { continue };
-            let (base, begun) = self.begin(index, &start, &positions, &walked).map_err(|problem| vec![problem])?;
+            let (base, begun) = match self.begin(index, &start, &positions, &walked) {
+                Ok(begun) => begun,
+                Err(_) if self.partial => continue,
+                Err(problem) => {
+                    problems.push(problem);
+                    return Err(problems);
+                }
+            };
             let walked_stage = self.stage(index, &start, begun, &positions, &mut problems);
             positions[index] = Some(walked.len());
             names.push(self.dockerfile.stages[index].name.clone().unwrap_or_else(|| index.to_string()));
             walked.push((base, walked_stage));
         }
         if !problems.is_empty() {
-            return Err(problems);
+            return Err(once_each(problems));
         }
         let mut stages: Vec<Stage> = names
             .into_iter()
@@ -252,7 +344,7 @@ impl Walk<'_> {
             let labels = self.options.labels.iter().map(|(name, value)| (name.clone(), value.clone()));
             stage.config.config.labels.extend(labels);
         }
-        Ok(Graph { stages, target })
+        Ok(Graph { stages, target, lint: Findings::default() })
     }
 
     /// Makes the state in which a stage begins.
@@ -272,7 +364,15 @@ impl Walk<'_> {
             }
             StartBase::Image(image) => {
                 let platform = start.platform.clone().ok_or_else(unknown)?;
-                let mut config = self.bases.get(image).cloned().ok_or_else(unknown)?;
+                let Some(mut config) = self.bases.get(image).cloned() else {
+                    if !self.extent.unknown.contains(image) {
+                        return Err(unknown());
+                    }
+                    let mut state = State::new(scratch(&platform), platform, Variables::new());
+                    state.seen.unknown_base = true;
+                    return Ok((Base::Image(image.clone()), state));
+                };
+                self.rules.base_platform(&image.reference, from.base.span, &platform, &config);
                 config.config.on_build.clear();
                 Ok((Base::Image(image.clone()), State::new(config, platform, Variables::new())))
             }
@@ -313,21 +413,36 @@ impl Walk<'_> {
             current: index,
             budget: self.budget,
             escape: if from_image { IMAGE_TRIGGER_ESCAPE } else { self.dockerfile.escape },
+            check_only: self.extent.check_only,
+            partial: self.partial,
         };
         let line = if from_image { 0 } else { stage.span.line };
         for trigger in &start.triggers {
+            self.rules.instruction(&mut begun, trigger, scope.escape, Some(stage.span));
             if let Err(problem) = begun.apply(&scope, trigger, line) {
                 problems.push(in_trigger(trigger, stage.span, problem));
             }
         }
         scope.escape = self.dockerfile.escape;
         for instruction in &stage.instructions {
+            self.rules.instruction(&mut begun, instruction, scope.escape, None);
             if let Err(problem) = begun.apply(&scope, instruction, instruction.span.line) {
                 problems.push(problem);
             }
         }
         begun
     }
+}
+
+/// Drops repetitions: what a FROM brings may be told when it is found and again when it is walked.
+fn once_each(problems: Vec<Problem>) -> Vec<Problem> {
+    let mut once: Vec<Problem> = Vec::new();
+    for problem in problems {
+        if !once.contains(&problem) {
+            once.push(problem);
+        }
+    }
+    once
 }
 
 /// The configuration of nothing.

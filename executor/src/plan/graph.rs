@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use karve_dockerfile::{ignore::Patterns, lint::Findings};
+
 use crate::image::config::{History, ImageConfig};
 
 /// The stages that the target needs, each behind those that it needs.
@@ -12,6 +14,8 @@ pub struct Graph {
     pub stages: Vec<Stage>,
     /// The position in `stages` of the stage whose file system and configuration become the image.
     pub target: usize,
+    /// What the lint rules found on the way.
+    pub lint: Findings,
 }
 
 /// One stage: a base and the steps on top.
@@ -194,6 +198,8 @@ pub struct Options {
     pub platform: String,
     /// The platform of the machine.
     pub build_platform: String,
+    /// What `.dockerignore` excludes: only the lint rules look at it here.
+    pub ignored: Patterns,
 }
 
 /// The configurations of the images that a plan asked for.

@@ -14,6 +14,7 @@ pub mod graph;
 mod arguments;
 mod config;
 mod golang;
+mod lint;
 mod mount;
 mod platform;
 mod port;
@@ -22,4 +23,4 @@ mod sources;
 mod stage;
 mod transfer;
 
-pub use build::build;
+pub use build::{Checked, build, check};

@@ -1,35 +1,46 @@
 //! EXPOSE's operands: `[ip:][host:]container[-end][/protocol]` comes in, `port/protocol` of the container's side comes out.
 
+use std::net::IpAddr;
+
 /// The highest port.
 const PORT_MAX: u32 = 65_535;
 
+/// What is written of one operand. Absent parts are empty.
+pub(super) struct Parts<'a> {
+    pub address: &'a str,
+    pub host: &'a str,
+    pub container: &'a str,
+    pub protocol: &'a str,
+}
+
+/// Splits an operand; nothing is checked.
+pub(super) fn split(word: &str) -> Parts<'_> {
+    let (before, container) = word.rsplit_once(':').unwrap_or(("", word));
+    let (address, host) = before.rsplit_once(':').unwrap_or(("", before));
+    let (container, protocol) = container.split_once('/').unwrap_or((container, ""));
+    Parts { address, host, container, protocol }
+}
+
 /// Reads one operand into the ports that it names.
 pub(super) fn parse(word: &str) -> Result<Vec<String>, String> {
-    let (address, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
-    let protocol = protocol.to_lowercase();
-    if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
-        return Err(format!("invalid proto: {protocol}"));
-    }
-    let (host, container) = match address.rsplit_once(':') {
-        None => (None, address),
-        Some((before, container)) => (Some(before), container),
-    };
-    let invalid = || format!("invalid containerPort: {container}");
+    let Parts { address, host, container, protocol } = split(word);
     if container.is_empty() {
         return Err(format!("no port specified: {word}"));
     }
-    let (start, end) = range(container).ok_or_else(invalid)?;
-    if let Some(host) = host {
-        // Only the container's side is kept, but nonsense on the other is refused.
-        let host_port = host.rsplit_once(':').map_or(host, |(_, port)| port);
-        let is_address = host_port.contains('.');
-        if !host_port.is_empty() && !is_address {
-            let (first, last) = range(host_port).ok_or_else(|| format!("invalid hostPort: {host_port}"))?;
-            if last - first != end - start && start != end {
-                return Err(format!(
-                    "invalid ranges specified for container and host Ports: {container} and {host_port}"
-                ));
-            }
+    let protocol = if protocol.is_empty() { "tcp".to_owned() } else { protocol.to_lowercase() };
+    if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
+        return Err(format!("invalid proto: {protocol}"));
+    }
+    // Only the container's side is kept, but nonsense on the other is refused.
+    let bare = address.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(address);
+    if !bare.is_empty() && bare.parse::<IpAddr>().is_err() {
+        return Err(format!("invalid IP address: {address}"));
+    }
+    let (start, end) = range(container).ok_or_else(|| format!("invalid containerPort: {container}"))?;
+    if !host.is_empty() {
+        let (first, last) = range(host).ok_or_else(|| format!("invalid hostPort: {host}"))?;
+        if last - first != end - start && start != end {
+            return Err(format!("invalid ranges specified for container and host Ports: {container} and {host}"));
         }
     }
     Ok((start..=end).map(|port| format!("{port}/{protocol}")).collect())
@@ -43,8 +54,7 @@ fn range(text: &str) -> Option<(u32, u32)> {
 }
 
 fn number(text: &str) -> Option<u32> {
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|port| plain && *port <= PORT_MAX)
+    text.parse().ok().filter(|port| *port <= PORT_MAX)
 }
 
 #[cfg(test)]
@@ -70,7 +80,11 @@ mod tests {
         check("65536", Err("invalid containerPort: 65536"));
         check("90-80", Err("invalid containerPort: 90-80"));
         check("x", Err("invalid containerPort: x"));
-        check("+80", Err("invalid containerPort: +80"));
+        check("+80", Ok(&["80/tcp"]));
+        check("80/", Ok(&["80/tcp"]));
+        check("127.0.0.1:80", Err("invalid hostPort: 127.0.0.1"));
+        check("localhost:8080:80", Err("invalid IP address: localhost"));
+        check("-80", Err("invalid containerPort: -80"));
         check("80:", Err("no port specified: 80:"));
         check("x:80", Err("invalid hostPort: x"));
         check("1-2:80-85", Err("invalid ranges specified for container and host Ports: 80-85 and 1-2"));

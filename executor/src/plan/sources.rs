@@ -13,7 +13,7 @@ use super::graph::ImageName;
 pub(super) const SCRATCH: &str = "scratch";
 
 /// What holds an image on disk rather than in a registry.
-const LAYOUT_PREFIX: &str = "oci-layout:";
+pub(super) const LAYOUT_PREFIX: &str = "oci-layout:";
 
 /// What a name means.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use super::{
     arguments::{self, Expansion, Variables},
     config,
     graph::{From, Operation, Options, Run, Step},
+    lint::Seen,
     mount,
     platform::Platform,
     sources::{self, Origin},
@@ -53,6 +54,10 @@ pub(super) struct Scope<'a> {
     pub escape: char,
     /// What all stages may cost together.
     pub budget: &'a Budget,
+    /// Nothing is built: what only this machine lacks is no mistake.
+    pub check_only: bool,
+    /// Some stages are missing because of mistakes that are told already.
+    pub partial: bool,
 }
 
 impl Scope<'_> {
@@ -62,6 +67,7 @@ impl Scope<'_> {
             Origin::Image(reference) => Ok(From::Image(sources::image_name(&reference, platform))),
             Origin::Stage(index) => match self.positions.get(index).copied().flatten() {
                 Some(position) => Ok(From::Stage(position)),
+                None if self.partial => Ok(From::Context),
                 None => Err(Problem::new(word.span, format!("stage {index} is not part of the plan"))),
             },
         }
@@ -80,6 +86,8 @@ pub(super) struct State {
     arguments: Vec<(String, Option<String>)>,
     /// Whether this stage has a CMD of its own.
     pub command_set: bool,
+    /// What the lint rules remember.
+    pub seen: Seen,
 }
 
 /// What a RUN starts.
@@ -100,13 +108,25 @@ impl State {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
             environment.insert(name.to_owned(), value.to_owned());
         }
-        Self { config, environment, platform, steps: Vec::new(), arguments: Vec::new(), command_set: false }
+        Self {
+            config,
+            environment,
+            platform,
+            steps: Vec::new(),
+            arguments: Vec::new(),
+            command_set: false,
+            seen: Seen::default(),
+        }
     }
 
     /// Begins a stage on an earlier stage, whose ARGs stay: in the environment and in the history.
     pub(super) fn upon(below: &Self, config: ImageConfig) -> Self {
         let arguments = below.arguments.clone();
-        Self { arguments, ..Self::new(config, below.platform.clone(), below.environment.clone()) }
+        Self {
+            arguments,
+            seen: below.seen.inherited(),
+            ..Self::new(config, below.platform.clone(), below.environment.clone())
+        }
     }
 
     /// Returns about how much a stage on top of this one copies.
@@ -174,6 +194,11 @@ impl State {
         };
         self.push(step_text(&instruction.text), line, Operation::Metadata, created_by);
         Ok(())
+    }
+
+    /// Whether an ARG of this stage or of those below has the name.
+    pub(super) fn declares(&self, name: &str) -> bool {
+        self.arguments.iter().any(|(known, _)| known == name)
     }
 
     fn push(&mut self, text: String, line: usize, operation: Operation, created_by: String) {
@@ -288,7 +313,7 @@ impl State {
         run: &ast::Run,
         line: usize,
     ) -> Result<(), Problem> {
-        if !scope.machine.runs(&self.platform) {
+        if !scope.check_only && !scope.machine.runs(&self.platform) {
             let message = format!(
                 "RUN for {} needs emulation, which is not supported: this machine is {}",
                 self.platform, scope.machine
