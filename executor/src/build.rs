@@ -40,7 +40,7 @@ use crate::{
     sandbox::{Isolation, client::Sandbox},
     secret::Secret,
     solve::{
-        Roots, Solver, StageTime,
+        Mounts, Roots, Solver, StageTime,
         assemble::{self, Image},
         error::SolveError,
         layers::{Layers, StageLayer},
@@ -166,6 +166,7 @@ async fn make(
         uploader: Uploader::new(registry.clone(), Arc::clone(&layers), repositories(options)),
         layers,
         roots: Roots::default(),
+        mounts: Mounts::default(),
         sandbox,
         secrets: Secrets::new(options.secrets.clone()),
         work: Arc::clone(work),
@@ -312,7 +313,7 @@ fn operations(graph: &Graph) -> impl Iterator<Item = &Operation> {
 }
 
 fn reads_context(graph: &Graph) -> bool {
-    operations(graph).any(|operation| matches!(operation, Operation::Copy(copy) if copy.from == From::Context))
+    operations(graph).any(|operation| operation.sources().contains(&&From::Context))
 }
 
 /// Asks the kernel what a RUN may do, if there is one. Without permission a Dockerfile without RUN still builds.

@@ -90,6 +90,14 @@ impl View {
         self.walk(&TreePath::ROOT).map(|(path, node)| names.change(path, node)).collect()
     }
 
+    /// Lists what lies at a path and below it as the changes that make it at another path: sorted, parents first. Every
+    /// further name of a file is a hard link to its first name among them.
+    pub fn changes_at(&self, start: &TreePath, place: &TreePath) -> Vec<Change> {
+        let mut names = Names::default();
+        let below = self.walk(start).filter_map(|(path, node)| Some((path.relative_to(start)?, node)));
+        below.map(|(path, node)| names.change(place.join(path.as_bytes()), node)).collect()
+    }
+
     /// Puts a node at a path, replacing what is there. Directories on the way that are missing are made; what is in the
     /// way and no directory is replaced. At the root only a directory has an effect.
     pub(super) fn insert(&mut self, path: &TreePath, node: Node) {

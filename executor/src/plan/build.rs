@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use karve_dockerfile::{
-    ast::{Dockerfile, Instruction, Kind},
+    ast::{Dockerfile, Instruction, Kind, Word},
     diagnostic::{Diagnostics, Problem, Span},
     expand::Budget,
     lint::{self, Findings, Linter},
@@ -15,6 +15,7 @@ use super::{
     arguments::{self, Expansion, Variables},
     graph::{Base, Bases, Graph, ImageName, Options, Planned, Stage},
     lint::Rules,
+    mount,
     platform::Platform,
     sources::{self, Origin, SCRATCH},
     stage::{Scope, State},
@@ -185,7 +186,7 @@ impl Needs<'_> {
                     if let StartBase::Stage(base) = start.base {
                         needed[base] = true;
                     }
-                    self.follow_copies(index, &start, &mut needed, extent);
+                    self.follow_sources(index, &start, &mut needed, extent);
                     self.stages[index] = Some(start);
                 }
                 Err(problem) => self.problems.push(problem),
@@ -193,26 +194,26 @@ impl Needs<'_> {
         }
     }
 
-    /// Marks what the COPYs of a stage and of its triggers read.
-    fn follow_copies(&mut self, index: usize, start: &Start, needed: &mut [bool], extent: &Extent<'_>) {
+    /// Marks what the COPYs and mounts of a stage and of its triggers read.
+    fn follow_sources(&mut self, index: usize, start: &Start, needed: &mut [bool], extent: &Extent<'_>) {
         let stage = &self.dockerfile.stages[index];
         let own = stage.instructions.iter().map(|instruction| (instruction, None));
         let triggers = start.triggers.iter().map(|trigger| (trigger, Some(stage.span)));
         for (instruction, trigger_of) in triggers.chain(own) {
-            let (Kind::Copy(transfer) | Kind::Add(transfer)) = &instruction.kind else { continue };
-            let Some(word) = &transfer.from else { continue };
-            match sources::from(&self.dockerfile.stages, index, word) {
-                Ok(Origin::Stage(from)) => needed[from] = true,
-                // Only who builds needs what is in it.
-                Ok(Origin::Image(_)) if extent.check_only => {}
-                Ok(Origin::Image(reference)) => {
-                    let platform = start.platform.as_ref().unwrap_or(self.platform);
-                    self.images.insert(sources::image_name(&reference, platform));
+            for word in sources_of(instruction) {
+                match word.and_then(|word| sources::from(&self.dockerfile.stages, index, &word)) {
+                    Ok(Origin::Stage(from)) => needed[from] = true,
+                    // Only who builds needs what is in it.
+                    Ok(Origin::Image(_)) if extent.check_only => {}
+                    Ok(Origin::Image(reference)) => {
+                        let platform = start.platform.as_ref().unwrap_or(self.platform);
+                        self.images.insert(sources::image_name(&reference, platform));
+                    }
+                    Err(problem) => self.problems.push(match trigger_of {
+                        Some(span) => in_trigger(instruction, span, problem),
+                        None => problem,
+                    }),
                 }
-                Err(problem) => self.problems.push(match trigger_of {
-                    Some(span) => in_trigger(instruction, span, problem),
-                    None => problem,
-                }),
             }
         }
     }
@@ -284,6 +285,15 @@ fn triggers<'a>(texts: impl Iterator<Item = &'a str>, escape: char, span: Span) 
             })
         })
         .collect()
+}
+
+/// Lists the words of an instruction that name a stage or an image whose files it reads.
+fn sources_of(instruction: &Instruction) -> Vec<Result<Word, Problem>> {
+    match &instruction.kind {
+        Kind::Copy(transfer) | Kind::Add(transfer) => transfer.from.iter().cloned().map(Ok).collect(),
+        Kind::Run(run) => run.mounts.iter().filter_map(|word| mount::from(word).transpose()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Puts a problem of a trigger where the FROM is that brought it.

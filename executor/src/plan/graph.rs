@@ -83,6 +83,28 @@ pub enum Operation {
     Run(Run),
 }
 
+impl Operation {
+    /// Lists whose files it reads, besides those of its own stage.
+    pub fn sources(&self) -> Vec<&From> {
+        match self {
+            Self::Metadata | Self::Directory { .. } => Vec::new(),
+            Self::Copy(copy) => vec![&copy.from],
+            Self::Run(run) => run.mounts.iter().filter_map(Mount::from).collect(),
+        }
+    }
+}
+
+impl Mount {
+    /// Returns whose files are mounted.
+    pub fn from(&self) -> Option<&From> {
+        match self {
+            Self::Bind(bind) => bind.from.as_ref(),
+            Self::Cache(cache) => cache.from.as_ref(),
+            Self::Secret(_) | Self::Ssh(_) | Self::Tmpfs { .. } => None,
+        }
+    }
+}
+
 /// COPY and ADD.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Copy {
@@ -109,7 +131,7 @@ pub struct Copy {
 }
 
 /// Where a COPY or a mount takes its files from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum From {
     /// The build context.
     Context,
@@ -152,18 +174,97 @@ pub struct Run {
     pub script: Option<(String, Arc<[u8]>)>,
 }
 
-/// `RUN --mount`. Types that this version does not run are refused by `plan`.
+/// `RUN --mount`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mount {
+    /// `type=bind`.
+    Bind(BindMount),
+    /// `type=cache`.
+    Cache(CacheMount),
     /// `type=secret`.
     Secret(SecretMount),
+    /// `type=ssh`.
+    Ssh(SshMount),
     /// `type=tmpfs`.
     Tmpfs {
         /// Absolute path.
         target: String,
         /// Bytes; `None` is the kernel's default.
         size: Option<u64>,
+        /// Whether nothing can be written, which leaves it empty.
+        read_only: bool,
     },
+}
+
+/// `RUN --mount=type=bind`: files of the context, a stage or an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindMount {
+    /// Absolute path.
+    pub target: String,
+    /// Whose files; `None` is `scratch`, which has none.
+    pub from: Option<From>,
+    /// A file or directory of theirs, as an absolute path.
+    pub source: String,
+    /// Whether nothing can be written. What is written otherwise is thrown away after the step.
+    pub read_only: bool,
+}
+
+/// `RUN --mount=type=cache`: a directory that steps share and no layer holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheMount {
+    /// Absolute path.
+    pub target: String,
+    /// The namespace, a slash and the id; the mounts that agree in it, in `from`, `source` and `attributes` are one cache.
+    pub id: String,
+    /// What happens when another step uses it.
+    pub sharing: Sharing,
+    /// Whose files a new cache begins with; `None` begins empty.
+    pub from: Option<From>,
+    /// Which of those files, as an absolute path.
+    pub source: String,
+    /// What the directory itself gets when it is new, if anything was said.
+    pub attributes: Option<Attributes>,
+    /// Whether this step only reads.
+    pub read_only: bool,
+}
+
+/// What steps that use one cache at once do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// They write to it together.
+    Shared,
+    /// The later ones get another cache.
+    Private,
+    /// The later ones wait.
+    Locked,
+}
+
+/// Permission bits and owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attributes {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// `RUN --mount=type=ssh`: the socket of an SSH agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshMount {
+    /// Which agent.
+    pub id: String,
+    /// Where the socket goes.
+    pub target: String,
+    /// Whether its absence is an error.
+    pub required: bool,
+    /// Permission bits of the socket, 0600 by default.
+    pub mode: u32,
+    /// Owner of the socket.
+    pub uid: u32,
+    /// Group of the socket.
+    pub gid: u32,
 }
 
 /// `RUN --mount=type=secret`.

@@ -16,7 +16,7 @@ use karve_dockerfile::{
 use super::{
     arguments::{self, Expansion, Variables},
     config,
-    graph::{From, Operation, Options, Run, Step},
+    graph::{From, Mount, Operation, Options, Run, Step},
     lint::Seen,
     mount,
     platform::Platform,
@@ -30,6 +30,12 @@ const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// Where scripts of heredocs are put.
 const PIPES_DIRECTORY: &str = "/dev/pipes";
+
+/// The build argument that keeps the caches of one project apart from those of another.
+const CACHE_NAMESPACE_ARGUMENT: &str = "BUILDKIT_CACHE_MOUNT_NS";
+
+/// The variable by which SSH clients find their agent.
+const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
 
 /// Longest argument, and longest `NAME=value`, that `execve` takes: `MAX_ARG_STRLEN` less the byte that ends it.
 const ARGUMENT_BYTES_MAX: usize = 131_071;
@@ -323,14 +329,14 @@ impl State {
         refuse_privileges(run)?;
         let network_none = network(run)?;
         let working_directory = config::working_directory(&self.config);
-        let mut mounts = Vec::with_capacity(run.mounts.len());
-        for word in &run.mounts {
-            mounts.push(mount::parse(word, self.expansion(scope), &working_directory)?);
-        }
+        let mounts = self.mounts(scope, &run.mounts, &working_directory)?;
         let Process { arguments, shown, script } = self.process(run);
         let created_by = format!("RUN {} # buildkit", self.with_arguments(&shown));
         let mut environment = self.environment.clone();
         arguments::add_proxies(&mut environment, scope.options);
+        if let Some(target) = agents(&mounts).next() {
+            environment.entry(AGENT_VARIABLE.to_owned()).or_insert_with(|| target.to_owned());
+        }
         let bytes = check_size(&arguments, &environment).map_err(|message| Problem::new(instruction.span, message))?;
         let kept = bytes + created_by.len();
         scope.budget.keep(kept).map_err(|message| Problem::new(instruction.span, message))?;
@@ -350,6 +356,24 @@ impl State {
         };
         self.push(step_text(&text), line, operation, created_by);
         Ok(())
+    }
+
+    /// Reads the mounts of a RUN.
+    fn mounts(&self, scope: &Scope<'_>, words: &[Word], working_directory: &str) -> Result<Vec<Mount>, Problem> {
+        let namespace = scope.options.build_args.get(CACHE_NAMESPACE_ARGUMENT);
+        let from = |word: &Word| scope.from(word, &self.platform);
+        let mut mounts = Vec::with_capacity(words.len());
+        for word in words {
+            let around = mount::Around {
+                expansion: self.expansion(scope),
+                working_directory,
+                cache_namespace: namespace.map(String::as_str).unwrap_or_default(),
+                agents: agents(&mounts).count(),
+                from: &from,
+            };
+            mounts.push(mount::parse(word, &around)?);
+        }
+        Ok(mounts)
     }
 
     /// Decides what a RUN starts.
@@ -403,6 +427,14 @@ impl State {
         words.extend(command.iter().map(String::as_str));
         words.join(" ")
     }
+}
+
+/// Lists where the sockets of SSH agents are mounted.
+fn agents(mounts: &[Mount]) -> impl Iterator<Item = &str> {
+    mounts.iter().filter_map(|mount| match mount {
+        Mount::Ssh(agent) => Some(agent.target.as_str()),
+        _ => None,
+    })
 }
 
 /// Reads `--network`: true for none.

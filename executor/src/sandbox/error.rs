@@ -75,6 +75,22 @@ pub enum Failure {
         /// What the kernel said, or what is missing.
         reason: String,
     },
+    /// What a mount is to show does not exist.
+    #[error("\"{path}\": not found: no such file or directory in what is mounted at {target}")]
+    MountSource {
+        /// The path in the context, stage or image.
+        path: String,
+        /// Where it was to be mounted.
+        target: String,
+    },
+    /// Nothing can be mounted at the target: it cannot be made in the mount around it, or is something else.
+    #[error("cannot mount at {target}: {reason}")]
+    MountPoint {
+        /// Where it was to be mounted.
+        target: String,
+        /// What the kernel said.
+        reason: String,
+    },
     /// The disk or its quota is full.
     #[error("cannot {action}: {reason}")]
     NoSpace {

@@ -29,6 +29,7 @@ mod overlay;
 mod place;
 mod probe;
 pub mod request;
+mod requested;
 mod root;
 mod step;
 mod stubs;

@@ -29,6 +29,7 @@ const AREA_OPTIONS: &std::ffi::CStr = c"mode=0700,size=16m";
 #[derive(Debug)]
 pub(super) struct Area {
     path: PathBuf,
+    empty: PathBuf,
 }
 
 /// A directory that receives changes, with the scratch directory that overlayfs wants beside it.
@@ -43,7 +44,14 @@ impl Area {
     pub(super) fn mount(directory: &Path) -> Result<Self, Failure> {
         mount("tmpfs", directory, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, AREA_OPTIONS)
             .map_err(mounting(format!("tmpfs on {}", directory.display())))?;
-        Ok(Self { path: directory.to_owned() })
+        let area = Self { path: directory.to_owned(), empty: directory.join("empty") };
+        area.directory("empty")?;
+        Ok(area)
+    }
+
+    /// A directory with nothing in it.
+    pub(super) fn empty(&self) -> &Path {
+        &self.empty
     }
 
     /// Makes a directory of mode 0755 in the area.
@@ -54,10 +62,14 @@ impl Area {
     }
 
     /// Mounts an overlay of the lower directories (topmost first) and opens its root. Without an upper directory it is
-    /// read-only and needs two lower directories. Changes the working directory.
+    /// read-only. Changes the working directory.
     pub(super) fn overlay(&self, name: &str, lowers: &[&Path], upper: Option<Upper<'_>>) -> Result<OwnedFd, Failure> {
         let root = self.directory(name)?;
-        let options = self.options(name, lowers, upper)?;
+        // overlayfs wants two lower directories where there is no upper one.
+        let options = match upper {
+            Some(_) => self.options(name, lowers, upper),
+            None => self.options(name, &[lowers, &[self.empty()]].concat(), upper),
+        }?;
         let mount_with = |tail: &str| {
             let options = CString::new(format!("{options}{tail}")).map_err(|_| Errno::INVAL)?;
             mount("overlay", &root, "overlay", MountFlags::empty(), &*options)

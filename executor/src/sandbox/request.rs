@@ -129,12 +129,23 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// `RUN --mount`.
+/// `RUN --mount`. Targets are absolute paths inside the root.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Mount {
+    /// Files of an overlay of the executor's directories, nodev.
+    Overlay(OverlayMount),
+    /// A file or directory of the executor's own tree as it is, nodev.
+    Own {
+        /// Where it appears.
+        target: String,
+        /// What appears there; nothing in its path may be a link.
+        path: PathBuf,
+        /// Whether the step can only read it.
+        read_only: bool,
+    },
     /// A file on a tmpfs, mounted read-only, nosuid, nodev, noexec.
     Secret {
-        /// Absolute path inside the root.
+        /// Where it appears.
         target: String,
         /// The content.
         value: SecretBytes,
@@ -147,11 +158,47 @@ pub enum Mount {
     },
     /// An empty tmpfs of mode 1777, nosuid.
     Tmpfs {
-        /// Absolute path inside the root.
+        /// Where it appears.
         target: String,
         /// Bytes; `None` is the kernel's default, half of the memory.
         size: Option<u64>,
+        /// Whether the step can only read it.
+        read_only: bool,
     },
+}
+
+/// A part of an overlay.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OverlayMount {
+    /// Where it appears.
+    pub target: String,
+    /// The lower directories, topmost first; at least one, and at most [`LOWERS_MAX`].
+    pub lowers: Vec<PathBuf>,
+    /// The file or directory that appears, as a path inside the overlay; links are followed there.
+    pub source: String,
+    /// What makes it writable.
+    pub upper: Option<UpperDirectories>,
+}
+
+/// Two empty directories on one file system.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UpperDirectories {
+    /// Receives what the step writes.
+    pub upper: PathBuf,
+    /// For overlayfs.
+    pub work: PathBuf,
+}
+
+impl Mount {
+    /// Returns where the mount appears.
+    pub fn target(&self) -> &str {
+        match self {
+            Self::Overlay(OverlayMount { target, .. })
+            | Self::Own { target, .. }
+            | Self::Secret { target, .. }
+            | Self::Tmpfs { target, .. } => target,
+        }
+    }
 }
 
 /// The content of a secret on its way into a step.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat},
+    fs::{FileType, Mode, OFlags, fstat},
     io::{self, Errno},
     mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount},
     process::{chdir, fchdir, pivot_root},
@@ -22,8 +22,8 @@ use super::{
     error::{Failure, cannot},
     overlay::{Area, Upper, mounting, open_directory},
     place::{Leaf, Place, open},
-    request::{Mount, Step},
-    stubs,
+    request::Step,
+    requested, stubs,
     tree::{self, DEVICE, INERT},
 };
 use crate::filesystem::path::TreePath;
@@ -53,10 +53,10 @@ const MASKED: [&str; 17] = [
 const ETC_FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A detached mount and where it goes.
-struct Placement {
-    target: String,
-    leaf: Leaf,
-    tree: OwnedFd,
+pub(super) struct Placement {
+    pub(super) target: String,
+    pub(super) leaf: Leaf,
+    pub(super) tree: OwnedFd,
 }
 
 /// Builds the root in a mount namespace of its own, enters it, and opens the working directory.
@@ -66,7 +66,7 @@ pub(super) fn enter(step: &Step) -> Result<OwnedFd, Failure> {
         .map_err(mounting("make all mounts private"))?;
     let area = Area::mount(&step.mount_point)?;
     let system = system_mounts(step, &area)?;
-    let requested = step.mounts.iter().map(requested_mount).collect::<Result<Vec<_>, _>>()?;
+    let requested = requested::mounts(&step.mounts, &area)?;
     let targets: Vec<_> = system.iter().chain(&requested).map(|mount| (mount.target.clone(), mount.leaf)).collect();
     let root = mount_overlay(step, &area, &targets)?;
     for placement in &system {
@@ -87,15 +87,10 @@ pub(super) fn enter(step: &Step) -> Result<OwnedFd, Failure> {
 
 /// Mounts the step's overlay over a lower directory of stubs.
 fn mount_overlay(step: &Step, area: &Area, targets: &[(String, Leaf)]) -> Result<OwnedFd, Failure> {
-    let (stubs, empty) = (area.directory("stubs")?, area.directory("empty")?);
+    let stubs = area.directory("stubs")?;
     let mut lowers: Vec<&Path> = step.lowers.iter().map(AsRef::as_ref).collect();
-    // Read-only first, to see what the image has. The empty directory makes two of one and one of none.
-    let image = if lowers.is_empty() {
-        open_directory(&empty)?
-    } else {
-        lowers.push(&empty);
-        area.overlay("image", &lowers, None)?
-    };
+    // Read-only first, to see what the image has.
+    let image = if lowers.is_empty() { open_directory(area.empty())? } else { area.overlay("image", &lowers, None)? };
     // What lies below a mount is made inside that mount.
     let uncovered = targets.iter().enumerate().filter(|(position, (target, _))| {
         let path = TreePath::clean(target.as_bytes());
@@ -108,7 +103,6 @@ fn mount_overlay(step: &Step, area: &Area, targets: &[(String, Leaf)]) -> Result
     drop(image);
     if !step.lowers.is_empty() {
         area.unmount("image")?;
-        lowers.pop();
     }
     lowers.insert(0, &stubs);
     area.overlay("root", &lowers, Some(Upper { directory: &step.upper, work: &step.work }))
@@ -182,44 +176,19 @@ fn hosts(hostname: &str, pod: &str) -> String {
     text
 }
 
-/// Makes the mount that a `--mount` asks for.
-fn requested_mount(mount: &Mount) -> Result<Placement, Failure> {
-    let (target, leaf, made) = match mount {
-        Mount::Tmpfs { target, size } => {
-            let size = size.map(|bytes| bytes.to_string());
-            let mut options = vec![("mode", "1777")];
-            options.extend(size.as_deref().map(|size| ("size", size)));
-            let tree = tree::new("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID);
-            (target, Leaf::Directory, tree.map_err(std::io::Error::from))
-        }
-        Mount::Secret { target, value, mode, uid, gid } => {
-            (target, Leaf::File, secret_file(value.expose(), *mode, *uid, *gid))
-        }
-    };
-    let tree = made.map_err(cannot(format!("make the mount for {target}")))?;
-    Ok(Placement { target: target.clone(), leaf, tree })
-}
-
-/// Puts a secret's value into a file on a tmpfs of its own, and gives back a mount of just that file.
-fn secret_file(value: &[u8], mode: u32, uid: u32, gid: u32) -> std::io::Result<OwnedFd> {
-    let directory = tree::new("tmpfs", &[("mode", "0700")], INERT)?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = openat(&directory, "value", flags, Mode::RUSR)?;
-    let mut writer = fs::File::from(file);
-    std::io::Write::write_all(&mut writer, value)?;
-    fchown(&writer, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    fchmod(&writer, Mode::from_raw_mode(mode))?;
-    let tree = tree::copy(directory.as_fd(), "value")?;
-    child::add_mount_attributes(tree.as_fd(), INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-    Ok(tree)
-}
-
 /// Attaches a mount at its target. A target inside another mount of the step is made there.
 fn place(root: &OwnedFd, placement: &Placement) -> Result<(), Failure> {
-    Place::find(root.as_fd(), placement.target.as_bytes())
+    let target = &placement.target;
+    let unusable = |reason: String| Failure::MountPoint { target: target.clone(), reason };
+    let place = Place::find(root.as_fd(), target.as_bytes())
         .and_then(|place| place.make(root.as_fd(), placement.leaf))
-        .and_then(|target| tree::attach(&placement.tree, target.as_fd()))
-        .map_err(mounting(format!("mount {}", placement.target)))
+        .map_err(|error| unusable(error.to_string()))?;
+    let is_directory = fstat(&place).map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+    match (placement.leaf, is_directory.map_err(mounting(format!("look at {target}")))?) {
+        (Leaf::Directory, false) => Err(unusable("a directory cannot be mounted over a file".into())),
+        (Leaf::File, true) => Err(unusable("a file cannot be mounted over a directory".into())),
+        _ => tree::attach(&placement.tree, place.as_fd()).map_err(mounting(format!("mount {target}"))),
+    }
 }
 
 /// Hides parts of /proc and /sys.

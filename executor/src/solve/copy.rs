@@ -31,7 +31,7 @@ use crate::{
     layer::{
         Compression, Layer,
         read::{self, archive_kind},
-        write::{WriteOptions, write},
+        write::{WriteOptions, Written, write},
     },
     plan::graph::{Copy, From, Source},
 };
@@ -115,15 +115,19 @@ impl Solver {
         Ok(changes.await?)
     }
 
-    /// Writes a layer; files that lie in other layers are taken out of these first.
+    /// Writes a layer.
     pub(super) async fn write(&self, changes: Vec<Change>) -> Result<Arc<StageLayer>, StepError> {
+        let written = self.spool(changes, Compression::Gzip).await?;
+        Ok(self.layers.written(written.layer, written.index))
+    }
+
+    /// Writes changes into a file that is no layer yet; files that lie in layers are taken out of these first.
+    pub(super) async fn spool(&self, changes: Vec<Change>, compression: Compression) -> Result<Written, StepError> {
         let changes = self.extract(changes).await?;
         let context = self.context.clone();
         let blob = self.work.unused("layer");
-        let options = WriteOptions { compression: Compression::Gzip, threads: self.threads, size_max: LAYER_BYTES_MAX };
-        let written =
-            blocking(move || Ok(write(changes, &mut |location| open(&context, location), &blob, &options)?)).await?;
-        Ok(self.layers.written(written.layer, written.index))
+        let options = WriteOptions { compression, threads: self.threads, size_max: LAYER_BYTES_MAX };
+        Ok(blocking(move || Ok(write(changes, &mut |location| open(&context, location), &blob, &options)?)).await?)
     }
 
     /// Registers a layer that a helper process wrote, with the index that it left in a file.

@@ -250,6 +250,8 @@ fn reason_of_sandbox(error: &SandboxError) -> Reason {
             Reason::IsolationUnavailable
         }
         SandboxError::Failed(Failure::CommandNotFound { .. } | Failure::NotExecutable { .. }) => Reason::RunFailed,
+        SandboxError::Failed(Failure::MountSource { .. }) => Reason::FileNotFound,
+        SandboxError::Failed(Failure::MountPoint { .. }) => Reason::DockerfileInvalid,
         SandboxError::Failed(Failure::NoSpace { .. }) => Reason::VolumeFull,
         other => reason_of_chain(other),
     }

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -178,17 +178,19 @@ impl Layers {
             let index = self.index(layer).await?;
             let path = self.work.unused("index");
             let target = path.clone();
-            blocking(move || {
-                let file = File::create_new(&target).map_err(|source| SolveError::file(&target, source))?;
-                let mut writer = io::BufWriter::new(file);
-                serde_json::to_writer(&mut writer, &*index).map_err(|error| SolveError::file(&target, error.into()))?;
-                io::Write::flush(&mut writer).map_err(|source| SolveError::file(&target, source))
-            })
-            .await?;
+            blocking(move || save(&index, &target)).await?;
             Ok(path)
         });
         file.await
     }
+}
+
+/// Writes an index into a new file, for a helper process.
+pub(super) fn save(index: &Index, path: &Path) -> Result<(), SolveError> {
+    let file = File::create_new(path).map_err(|source| SolveError::file(path, source))?;
+    let mut writer = io::BufWriter::new(file);
+    serde_json::to_writer(&mut writer, index).map_err(|error| SolveError::file(path, error.into()))?;
+    io::Write::flush(&mut writer).map_err(|source| SolveError::file(path, source))
 }
 
 /// Runs blocking work off the runtime's threads.

@@ -8,9 +8,11 @@
 //! ```
 
 pub mod assemble;
+mod caches;
 mod copy;
 pub mod error;
 pub mod layers;
+mod mounts;
 mod remove;
 mod rootfs;
 pub mod secrets;
@@ -33,7 +35,7 @@ use tokio::sync::watch;
 use self::{
     error::SolveError, layers::Layers, secrets::Secrets, stage::StageRun, upload::Uploader, work::WorkDirectory,
 };
-pub use self::{rootfs::Roots, stage::StageResult};
+pub use self::{mounts::Mounts, rootfs::Roots, stage::StageResult};
 use crate::{
     context::view::BuildContext,
     plan::graph::{Base, Graph, ImageName},
@@ -57,6 +59,8 @@ pub struct Solver {
     pub layers: Arc<Layers>,
     /// Root file systems, each materialised once.
     pub roots: Roots,
+    /// What the mounts of steps share.
+    pub mounts: Mounts,
     /// How RUN is executed.
     pub sandbox: Sandbox,
     /// RUN secrets.

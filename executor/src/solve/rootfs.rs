@@ -2,7 +2,8 @@
 //! overlay; what a step changed is the upper directory, which then serves as a lower one for the next step.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
+    mem,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,17 +16,17 @@ use super::{
     copy::LAYER_BYTES_MAX,
     error::{SolveError, StepError},
     layers::StageLayer,
-    stage::StageRun,
+    stage::{StageResult, StageRun},
 };
 use crate::{
     filesystem::users,
     image::digest::Digest,
     layer::Compression,
-    plan::graph::{Mount, Run},
+    plan::graph::Run,
     progress::{StepName, Tail},
     sandbox::{
         memory,
-        request::{self, Archive, Exit, Output, Script, SecretBytes, Unpack, UnpackOverlay},
+        request::{self, Archive, Exit, Output, Script, Unpack, UnpackOverlay},
     },
 };
 
@@ -62,12 +63,13 @@ impl StageRun<'_> {
         let solver = self.solver;
         let user = users::resolve_user(self.state.view(solver).await?, &run.user)?;
         let mut environment = run.environment.clone();
-        let mounts = solver.mounts(&run.mounts, &mut environment)?;
         environment.entry("HOME".to_owned()).or_insert_with(|| user.home.clone());
-        let lowers = self.materialise().await?;
+        let lowers = solver.materialise(&mut self.state).await?;
         let lower_indexes = try_join_all(self.state.layers.iter().map(|layer| solver.index_file(layer))).await?;
         let upper = solver.work.directory("upper").map_err(StepError::Work)?;
         let index = solver.work.unused("index");
+        // Last, for other steps may wait for the caches.
+        let mut mounts = self.mounts(&run.mounts, &mut environment).await?;
         let step = request::Step {
             lowers,
             upper: upper.clone(),
@@ -77,7 +79,7 @@ impl StageRun<'_> {
             environment,
             working_directory: run.working_directory.clone(),
             user: request::User { uid: user.uid, gid: user.gid, groups: user.groups },
-            mounts,
+            mounts: mem::take(&mut mounts.requests),
             network_none: run.network_none,
             script: run.script.as_ref().map(|(name, content)| Script { name: name.clone(), content: content.to_vec() }),
             hostname: HOSTNAME.to_owned(),
@@ -98,7 +100,9 @@ impl StageRun<'_> {
                 tail.push(&solver.progress.mask(&line));
                 solver.progress.output(name, &line);
             })
-            .await?;
+            .await;
+        mounts.release().await;
+        let result = result?;
         let layer = match (result.exit, result.layer) {
             (Exit::Code(0), Some(layer)) => layer,
             (exit, _) => {
@@ -112,63 +116,34 @@ impl StageRun<'_> {
         }
         Ok(layer)
     }
-
-    /// Makes the stage's layers a list of overlay directories, topmost first. The base image is unpacked into one
-    /// directory, once for all stages on it; what COPY and WORKDIR made since the last call goes into one more.
-    async fn materialise(&mut self) -> Result<Vec<PathBuf>, StepError> {
-        let (solver, layers) = (self.solver, &self.state.layers);
-        let mut rootfs = if let Some(rootfs) = self.state.rootfs.take() {
-            rootfs
-        } else {
-            let base = &layers[..self.state.base_layers];
-            Rootfs { lowers: vec![solver.root_of(base).await?], layers: base.len() }
-        };
-        let (below, added) = layers.split_at(rootfs.layers);
-        if !added.is_empty() {
-            let directory = solver.work.directory("lower").map_err(StepError::Work)?;
-            let request = UnpackOverlay {
-                directory: directory.clone(),
-                below: try_join_all(below.iter().map(|layer| solver.index_file(layer))).await?,
-                layers: try_join_all(added.iter().map(|layer| solver.packed(layer))).await?,
-                threads: solver.threads,
-            };
-            solver.warn(&solver.sandbox.unpack_overlay(request).await?);
-            rootfs = Rootfs { lowers: [vec![directory], rootfs.lowers].concat(), layers: layers.len() };
-        }
-        let lowers = rootfs.lowers.clone();
-        self.state.rootfs = Some(rootfs);
-        Ok(lowers)
-    }
 }
 
 impl Solver {
-    /// What is mounted for a step; secrets that it wants as variables go into its environment.
-    fn mounts(
-        &self,
-        mounts: &[Mount],
-        environment: &mut BTreeMap<String, String>,
-    ) -> Result<Vec<request::Mount>, StepError> {
-        let mut mounted = Vec::new();
-        for mount in mounts {
-            let secret = match mount {
-                Mount::Secret(secret) => secret,
-                Mount::Tmpfs { target, size } => {
-                    mounted.push(request::Mount::Tmpfs { target: target.clone(), size: *size });
-                    continue;
-                }
+    /// Makes a stage's layers a list of overlay directories, topmost first. The base image is unpacked into one directory,
+    /// once for all stages on it; what COPY and WORKDIR made since the last call goes into one more.
+    pub(super) async fn materialise(&self, stage: &mut StageResult) -> Result<Vec<PathBuf>, StepError> {
+        let layers = &stage.layers;
+        let mut rootfs = if let Some(rootfs) = stage.rootfs.take() {
+            rootfs
+        } else {
+            let base = &layers[..stage.base_layers];
+            Rootfs { lowers: vec![self.root_of(base).await?], layers: base.len() }
+        };
+        let (below, added) = layers.split_at(rootfs.layers);
+        if !added.is_empty() {
+            let directory = self.work.directory("lower").map_err(StepError::Work)?;
+            let request = UnpackOverlay {
+                directory: directory.clone(),
+                below: try_join_all(below.iter().map(|layer| self.index_file(layer))).await?,
+                layers: try_join_all(added.iter().map(|layer| self.packed(layer))).await?,
+                threads: self.threads,
             };
-            let Some(value) = self.secrets.value(secret)? else { continue };
-            if let Some(variable) = &secret.env {
-                let text = String::from_utf8(value.expose().clone());
-                let text = text.map_err(|_| StepError::SecretNotText(secret.id.clone()))?;
-                environment.insert(variable.clone(), text);
-            }
-            if let Some(target) = secret.target.clone() {
-                let (value, mode) = (SecretBytes::new(&value), secret.mode);
-                mounted.push(request::Mount::Secret { target, value, mode, uid: secret.uid, gid: secret.gid });
-            }
+            self.warn(&self.sandbox.unpack_overlay(request).await?);
+            rootfs = Rootfs { lowers: [vec![directory], rootfs.lowers].concat(), layers: layers.len() };
         }
-        Ok(mounted)
+        let lowers = rootfs.lowers.clone();
+        stage.rootfs = Some(rootfs);
+        Ok(lowers)
     }
 
     /// Unpacks a stack of layers into one directory, once for all stages that start with it.
@@ -195,7 +170,7 @@ impl Solver {
         self.layers.index_file(layer).await.cloned()
     }
 
-    fn warn(&self, warnings: &[String]) {
+    pub(super) fn warn(&self, warnings: &[String]) {
         for warning in warnings {
             self.progress.warning(warning);
         }

@@ -8,6 +8,7 @@
 mod fixture;
 mod hostile;
 mod layers;
+mod mounts;
 
 use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 
@@ -207,7 +208,7 @@ fn a_tmpfs_is_empty_open_and_bounded() {
     let mut step = fixture.step(
         "ls /etc/deep; stat -c %a /etc/deep; head -c 200000 /dev/zero 2>/dev/null > /etc/deep/x; wc -c < /etc/deep/x",
     );
-    step.mounts = vec![Mount::Tmpfs { target: "/etc/deep".into(), size: Some(65536) }];
+    step.mounts = vec![Mount::Tmpfs { target: "/etc/deep".into(), size: Some(65536), read_only: false }];
     assert_eq!(Fixture::run(step).1, "1777\n65536\n");
 }
 

@@ -12,6 +12,7 @@
 mod bad_input;
 mod build;
 mod instructions;
+mod mounts;
 mod output;
 mod registries;
 mod resources;

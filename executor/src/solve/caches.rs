@@ -1,0 +1,188 @@
+//! Cache mounts: directories that the steps of a build share and that no layer holds. An identity and a way of sharing come
+//! in, a directory comes out, held until the step has ended.
+//!
+//! They live in the build's work directory and end with it. [`CacheMounts::acquire`] is the only door: whoever keeps caches
+//! beyond a build puts them behind it.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, OnceCell};
+
+use crate::plan::graph::{Attributes, CacheMount, From, Sharing};
+
+/// What makes two cache mounts one cache.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct CacheKey {
+    id: String,
+    from: Option<From>,
+    source: String,
+    attributes: Option<Attributes>,
+}
+
+/// The caches of a build.
+#[derive(Debug, Default)]
+pub(super) struct CacheMounts {
+    caches: Mutex<BTreeMap<CacheKey, Vec<Cache>>>,
+    released: Notify,
+}
+
+/// One directory. A key has several where private mounts met.
+#[derive(Debug, Default)]
+struct Cache {
+    /// The file or directory that is mounted, once it is made.
+    path: Arc<OnceCell<PathBuf>>,
+    users: usize,
+    /// Whether those users let others in.
+    is_shared: bool,
+}
+
+/// A cache that a step uses. Dropped, it is free for others.
+#[derive(Debug)]
+pub(super) struct CacheHold {
+    caches: Arc<CacheMounts>,
+    key: CacheKey,
+    position: usize,
+    pub(super) path: PathBuf,
+}
+
+impl CacheKey {
+    /// The key of a mount.
+    pub(super) fn of(mount: &CacheMount) -> Self {
+        let CacheMount { id, from, source, attributes, .. } = mount;
+        Self { id: id.clone(), from: from.clone(), source: source.clone(), attributes: *attributes }
+    }
+}
+
+impl CacheMounts {
+    /// Takes a cache, waiting while others hold one that is locked; `make` makes what a new one begins with.
+    ///
+    /// A step that takes several takes them in the order of their keys: then no two steps wait for each other.
+    pub(super) async fn acquire<E>(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        sharing: Sharing,
+        make: impl Future<Output = Result<PathBuf, E>>,
+    ) -> Result<CacheHold, E> {
+        let (position, path) = loop {
+            // Made before the look: a release between look and wait is not missed.
+            let released = self.released.notified();
+            if let Some(taken) = self.take(key, sharing) {
+                break taken;
+            }
+            released.await;
+        };
+        let mut hold = CacheHold { caches: Arc::clone(self), key: key.clone(), position, path: PathBuf::new() };
+        hold.path = path.get_or_try_init(|| make).await?.clone();
+        Ok(hold)
+    }
+
+    /// Takes a cache that may be used now, a new one if there is none; `None` is to wait.
+    fn take(&self, key: &CacheKey, sharing: Sharing) -> Option<(usize, Arc<OnceCell<PathBuf>>)> {
+        let mut caches = self.lock();
+        let caches = caches.entry(key.clone()).or_default();
+        let is_shared = sharing == Sharing::Shared;
+        let joined = caches.iter().position(|cache| is_shared && cache.users > 0 && cache.is_shared);
+        let free = || caches.iter().position(|cache| cache.users == 0);
+        let position = match joined.or_else(free) {
+            Some(position) => position,
+            None if sharing == Sharing::Locked && !caches.is_empty() => return None,
+            None => {
+                caches.push(Cache::default());
+                caches.len() - 1
+            }
+        };
+        let cache = caches.get_mut(position)?;
+        cache.users += 1;
+        cache.is_shared = is_shared;
+        Some((position, Arc::clone(&cache.path)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<CacheKey, Vec<Cache>>> {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for CacheHold {
+    fn drop(&mut self) {
+        if let Some(cache) = self.caches.lock().get_mut(&self.key).and_then(|caches| caches.get_mut(self.position)) {
+            cache.users -= 1;
+        }
+        self.caches.released.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn key(id: &str) -> CacheKey {
+        CacheKey { id: id.into(), from: None, source: "/".into(), attributes: None }
+    }
+
+    /// Takes a cache if that is possible at once; a new one is called by `name`.
+    fn take(caches: &Arc<CacheMounts>, id: &str, sharing: Sharing, name: &str) -> Option<CacheHold> {
+        let made = async { Ok::<_, Infallible>(PathBuf::from(name)) };
+        caches.acquire(&key(id), sharing, made).now_or_never().map(|Ok(hold)| hold)
+    }
+
+    fn name(hold: Option<&CacheHold>) -> Option<&str> {
+        hold.and_then(|hold| hold.path.to_str())
+    }
+
+    #[test]
+    fn r4_shared_is_together_and_private_is_another() {
+        let caches = Arc::default();
+        let first = take(&caches, "a", Sharing::Shared, "first");
+        let second = take(&caches, "a", Sharing::Shared, "second");
+        assert_eq!((name(first.as_ref()), name(second.as_ref())), (Some("first"), Some("first")));
+        let third = take(&caches, "a", Sharing::Private, "third");
+        assert_eq!(name(third.as_ref()), Some("third"));
+        assert_eq!(name(take(&caches, "b", Sharing::Private, "other").as_ref()), Some("other"));
+        drop((first, second));
+        assert_eq!(name(take(&caches, "a", Sharing::Private, "fourth").as_ref()), Some("first"));
+    }
+
+    #[test]
+    fn r4_shared_does_not_join_what_another_holds_alone() {
+        let caches = Arc::default();
+        for (sharing, id) in [(Sharing::Private, "a"), (Sharing::Locked, "b")] {
+            let first = take(&caches, id, sharing, "first");
+            assert_eq!(name(first.as_ref()), Some("first"));
+            assert_eq!(name(take(&caches, id, Sharing::Shared, "second").as_ref()), Some("second"));
+        }
+    }
+
+    #[tokio::test]
+    async fn r4_locked_waits_for_the_other() {
+        let caches: Arc<CacheMounts> = Arc::default();
+        for held in [Sharing::Locked, Sharing::Shared, Sharing::Private] {
+            let first = take(&caches, "a", held, "first");
+            assert_eq!(name(first.as_ref()), Some("first"));
+            assert!(take(&caches, "a", Sharing::Locked, "second").is_none(), "{held:?}");
+            let waiting = tokio::spawn({
+                let caches = Arc::clone(&caches);
+                async move { caches.acquire(&key("a"), Sharing::Locked, async { Err::<PathBuf, ()>(()) }).await }
+            });
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished());
+            drop(first);
+            assert_eq!(waiting.await.unwrap().unwrap().path, PathBuf::from("first"));
+        }
+    }
+
+    #[tokio::test]
+    async fn r4_what_could_not_be_made_is_made_by_the_next() {
+        let caches: Arc<CacheMounts> = Arc::default();
+        let failed = caches.acquire(&key("a"), Sharing::Locked, async { Err::<PathBuf, _>("no room") }).await;
+        assert_eq!(failed.unwrap_err(), "no room");
+        assert_eq!(name(take(&caches, "a", Sharing::Locked, "second").as_ref()), Some("second"));
+    }
+}

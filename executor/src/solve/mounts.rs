@@ -1,0 +1,246 @@
+//! `RUN --mount`: what a step mounts comes in, what the sandbox needs for it comes out, held until the step has ended.
+//!
+//! ```text
+//! bind   stage, image: its root file system on disk ┐
+//!        context: the part that is asked for        ┴-> lower directories of an overlay that is read-only or thrown away
+//! cache  a directory of the work directory (caches.rs)
+//! secret a value in the request, or a variable
+//! ```
+//!
+//! Nothing of it is part of the stage: the sandbox makes mount points below the upper directory.
+
+use std::{
+    collections::BTreeMap,
+    fs::Permissions,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::future::try_join_all;
+use tokio::{sync::OnceCell, task::spawn_blocking};
+
+use super::{
+    Solver,
+    caches::{CacheHold, CacheKey, CacheMounts},
+    error::{SolveError, StepError},
+    layers::{blocking, save},
+    remove::remove_all,
+    result_of,
+    stage::{StageResult, StageRun},
+};
+use crate::{
+    filesystem::{entry::Action, path::TreePath},
+    layer::Compression,
+    plan::graph::{Attributes, BindMount, CacheMount, From, Mount, SecretMount},
+    sandbox::{
+        error::{Failure, SandboxError},
+        request::{self, Archive, OverlayMount, SecretBytes, Unpack, UpperDirectories},
+    },
+};
+
+/// What a part of somebody's files is called in the directory that it is unpacked into.
+const PART: &str = "part";
+
+/// What the mounts of a build share.
+#[derive(Debug, Default)]
+pub struct Mounts {
+    caches: Arc<CacheMounts>,
+    /// What was put on disk to be mounted: lower directories, by whose files and which part of them.
+    lowers: Mutex<BTreeMap<(From, TreePath), Arc<OnceCell<Vec<PathBuf>>>>>,
+}
+
+/// What a step mounts, while it runs.
+#[derive(Debug, Default)]
+pub(super) struct StepMounts {
+    /// Sorted, so that a mount below another comes after it.
+    pub(super) requests: Vec<request::Mount>,
+    caches: BTreeMap<CacheKey, CacheHold>,
+    /// What is removed when the step has ended.
+    discarded: Vec<PathBuf>,
+}
+
+impl StageRun<'_> {
+    /// Gathers what is mounted for a step; secrets that it wants as variables go into its environment.
+    pub(super) async fn mounts(
+        &self,
+        mounts: &[Mount],
+        environment: &mut BTreeMap<String, String>,
+    ) -> Result<StepMounts, StepError> {
+        let mut step = StepMounts::default();
+        for mount in mounts {
+            match mount {
+                Mount::Bind(bind) => self.bind(bind, &mut step).await?,
+                Mount::Secret(secret) => self.solver.secret(secret, environment, &mut step)?,
+                Mount::Tmpfs { target, size, read_only } => {
+                    let (target, read_only) = (target.clone(), *read_only);
+                    step.requests.push(request::Mount::Tmpfs { target, size: *size, read_only });
+                }
+                Mount::Cache(_) | Mount::Ssh(_) => {}
+            }
+        }
+        // Caches last, for others may wait for them, and in the order of their keys (see `acquire`).
+        let caches = mounts.iter().filter_map(|mount| match mount {
+            Mount::Cache(cache) => Some((CacheKey::of(cache), cache)),
+            _ => None,
+        });
+        let mut caches: Vec<_> = caches.collect();
+        caches.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (key, mount) in caches {
+            self.cache(key, mount, &mut step).await?;
+        }
+        step.requests.sort_by_cached_key(|mount| TreePath::clean(mount.target().as_bytes()));
+        Ok(step)
+    }
+
+    async fn bind(&self, bind: &BindMount, step: &mut StepMounts) -> Result<(), StepError> {
+        let work = &self.solver.work;
+        let (lowers, source) = match &bind.from {
+            Some(from) => self.lowers(from, &bind.source, &bind.target).await?,
+            None => (vec![work.directory("empty").map_err(StepError::Work)?], bind.source.clone()),
+        };
+        let upper = if bind.read_only {
+            None
+        } else {
+            let directory = |kind| work.directory(kind).map_err(StepError::Work);
+            let upper = UpperDirectories { upper: directory("mount-upper")?, work: directory("mount-work")? };
+            step.discarded.extend([upper.upper.clone(), upper.work.clone()]);
+            Some(upper)
+        };
+        let target = bind.target.clone();
+        step.requests.push(request::Mount::Overlay(OverlayMount { target, lowers, source, upper }));
+        Ok(())
+    }
+
+    /// Takes a cache. Mounts of one step that mean the same cache share it, however they are shared with other steps.
+    async fn cache(&self, key: CacheKey, mount: &CacheMount, step: &mut StepMounts) -> Result<(), StepError> {
+        let path = if let Some(hold) = step.caches.get(&key) {
+            hold.path.clone()
+        } else {
+            let caches = &self.solver.mounts.caches;
+            let hold = caches.acquire(&key, mount.sharing, self.new_cache(mount)).await?;
+            let path = hold.path.clone();
+            step.caches.insert(key, hold);
+            path
+        };
+        let (target, read_only) = (mount.target.clone(), mount.read_only);
+        step.requests.push(request::Mount::Own { target, path, read_only });
+        Ok(())
+    }
+
+    /// Makes what a cache is when nobody has used it.
+    async fn new_cache(&self, mount: &CacheMount) -> Result<PathBuf, StepError> {
+        let path = if let Some(from) = &mount.from {
+            self.unpacked_part(from, &mount.source, &mount.target).await?.join(PART)
+        } else if mount.source == "/" {
+            let directory = self.solver.work.directory("cache").map_err(StepError::Work)?;
+            set_attributes(&directory, Attributes { mode: 0o755, uid: 0, gid: 0 }).map_err(StepError::Work)?;
+            directory
+        } else {
+            return Err(missing(&mount.source, &mount.target));
+        };
+        if let Some(attributes) = mount.attributes {
+            set_attributes(&path, attributes).map_err(StepError::Work)?;
+        }
+        Ok(path)
+    }
+
+    /// The lower directories of an overlay, and where a source is found in it. They are made once for all mounts of it.
+    async fn lowers(&self, from: &From, source: &str, target: &str) -> Result<(Vec<PathBuf>, String), StepError> {
+        let is_whole = matches!(from, From::Stage(_) | From::Image(_));
+        let (part, place) = if is_whole { ("", source.to_owned()) } else { (source, format!("/{PART}")) };
+        let key = (from.clone(), TreePath::clean(part.as_bytes()));
+        let cell = {
+            let mut known = self.solver.mounts.lowers.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(known.entry(key).or_default())
+        };
+        let lowers = cell.get_or_try_init(|| async {
+            match from {
+                From::Stage(number) => {
+                    let mut stage = StageResult::clone(&*result_of(self.slots, *number).await?);
+                    self.solver.materialise(&mut stage).await
+                }
+                From::Image(name) => self.solver.materialise(&mut self.solver.image(name)?).await,
+                From::Context => Ok(vec![self.unpacked_part(from, source, target).await?]),
+            }
+        });
+        Ok((lowers.await?.clone(), place))
+    }
+
+    /// Unpacks a file or directory of somebody's into a new directory, under the name [`PART`]. The files of a context get
+    /// the owner and the time that COPY would give them.
+    async fn unpacked_part(&self, from: &From, source: &str, target: &str) -> Result<PathBuf, StepError> {
+        let solver = self.solver;
+        let view = self.view_of(from).await?;
+        let resolved = view.resolve(source.as_bytes(), &TreePath::ROOT).map_err(|_| missing(source, target))?;
+        if resolved.node.is_none() {
+            return Err(missing(source, target));
+        }
+        let mut changes = view.changes_at(&resolved.path, &TreePath::clean(PART.as_bytes()));
+        for change in &mut changes {
+            if let Action::Put(metadata, _) = &mut change.action
+                && *from == From::Context
+            {
+                (metadata.uid, metadata.gid, metadata.mtime) = (0, 0, solver.epoch);
+            }
+        }
+        let written = solver.spool(changes, Compression::None).await?;
+        let archive = Archive {
+            blob: written.layer.blob,
+            compression: written.layer.compression,
+            index: solver.work.unused("index"),
+        };
+        let index = archive.index.clone();
+        blocking(move || save(&written.index, &index)).await?;
+        let root = solver.work.directory("mount").map_err(StepError::Work)?;
+        let layers = vec![archive.clone()];
+        solver.warn(&solver.sandbox.unpack(Unpack { root: root.clone(), layers, threads: solver.threads }).await?);
+        let remove = |path: &Path| std::fs::remove_file(path).map_err(|source| SolveError::file(path, source));
+        blocking(move || remove(&archive.blob).and_then(|()| remove(&archive.index))).await?;
+        Ok(root)
+    }
+}
+
+impl Solver {
+    fn secret(
+        &self,
+        secret: &SecretMount,
+        environment: &mut BTreeMap<String, String>,
+        step: &mut StepMounts,
+    ) -> Result<(), StepError> {
+        let Some(value) = self.secrets.value(secret)? else { return Ok(()) };
+        if let Some(variable) = &secret.env {
+            let text = String::from_utf8(value.expose().clone());
+            let text = text.map_err(|_| StepError::SecretNotText(secret.id.clone()))?;
+            environment.insert(variable.clone(), text);
+        }
+        if let Some(target) = secret.target.clone() {
+            let (value, mode) = (SecretBytes::new(&value), secret.mode);
+            step.requests.push(request::Mount::Secret { target, value, mode, uid: secret.uid, gid: secret.gid });
+        }
+        Ok(())
+    }
+}
+
+impl StepMounts {
+    /// Gives everything back: caches to those who wait, and what was written to mounts that are thrown away to the disk.
+    pub(super) async fn release(self) {
+        drop(self.caches);
+        let removals = self.discarded.into_iter().map(|path| spawn_blocking(move || remove_all(&path)));
+        // What cannot be removed now is removed with the work directory.
+        if let Ok(results) = try_join_all(removals).await {
+            for error in results.into_iter().filter_map(Result::err) {
+                tracing::debug!(%error, "what a mount received cannot be removed yet");
+            }
+        }
+    }
+}
+
+fn missing(source: &str, target: &str) -> StepError {
+    SandboxError::from(Failure::MountSource { path: source.to_owned(), target: target.to_owned() }).into()
+}
+
+fn set_attributes(path: &Path, attributes: Attributes) -> std::io::Result<()> {
+    chown(path, Some(attributes.uid), Some(attributes.gid))?;
+    std::fs::set_permissions(path, Permissions::from_mode(attributes.mode))
+}
