@@ -1,5 +1,6 @@
 //! Images as documents: digests, configuration, manifest, platform, reference. Pure: JSON in, JSON out.
 
+pub mod checksum;
 pub mod config;
 pub mod digest;
 pub mod manifest;

@@ -10,6 +10,7 @@
 
 pub mod build;
 pub mod graph;
+pub mod remote;
 
 mod arguments;
 mod config;

@@ -21,6 +21,7 @@ use crate::image::{
 
 pub mod challenge;
 pub mod credentials;
+pub mod download;
 pub mod error;
 mod exchange;
 mod helper;
