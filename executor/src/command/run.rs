@@ -92,6 +92,8 @@ async fn fetch(spec: &ImageBuildSpec, directory: &Path) -> Result<Option<String>
                 credentials: None,
                 ca_pem: None,
                 keep_git_directory: false,
+                submodules: true,
+                checksum: None,
             })
         }
         (None, None, Some(_), None) => {

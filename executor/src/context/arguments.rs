@@ -116,6 +116,8 @@ impl ContextArguments {
                 ca_pem: environment.ca_pem.clone(),
                 credentials: credentials(environment)?,
                 keep_git_directory: false,
+                submodules: true,
+                checksum: None,
             }),
             (None, Some(directory), None, None) => Source::Directory(directory.clone()),
             (None, None, Some(directory), Some(hash)) => {

@@ -57,9 +57,10 @@ pub fn checkout(source: &GitSource, destination: &Path, budget: &mut Budget) -> 
         credentials: source.credentials.clone().or(from_url),
         ca_pem: source.ca_pem.clone(),
         keep_git_directory: source.keep_git_directory,
+        submodules: source.submodules,
     };
     let repository = Repository { origin: &origin, url, depth: 0 };
-    repository.checkout(&source.reference, destination, budget)
+    repository.checkout(&source.reference, source.checksum.as_deref(), destination, budget)
 }
 
 /// What all fetches of one checkout share.
@@ -70,6 +71,7 @@ struct Origin {
     credentials: Option<GitCredentials>,
     ca_pem: Option<String>,
     keep_git_directory: bool,
+    submodules: bool,
 }
 
 impl Origin {
@@ -90,6 +92,8 @@ struct Repository<'a> {
 struct Fetched {
     repository: gix::Repository,
     commit: gix::ObjectId,
+    /// The annotated tag that leads to the commit.
+    tag: Option<gix::ObjectId>,
     /// The branch behind the server's HEAD.
     head_branch: Option<String>,
 }
@@ -98,19 +102,28 @@ impl Repository<'_> {
     fn checkout(
         &self,
         reference: &GitReference,
+        checksum: Option<&str>,
         destination: &Path,
         budget: &mut Budget,
     ) -> Result<Checkout, GitError> {
         let fetched = self.fetch(reference, destination, budget)?;
+        self.check(&fetched, checksum)?;
         let local = |error: gix::Error| self.local(&error);
         let commit = fetched.repository.find_commit(fetched.commit).map_err(local)?;
         let commit_time = commit.time().map_err(local)?.seconds;
         let tree = commit.tree_id().map_err(local)?.detach();
         let mut index = fetched.repository.index_from_tree(&tree).map_err(local)?;
         self.charge(&fetched.repository, &index, budget)?;
+        if self.origin.keep_git_directory {
+            // Before the checkout, which puts times and inode numbers in: with them no two checkouts would be the same.
+            index.write(gix::index::write::Options::default()).map_err(local)?;
+        }
         self.write(&fetched.repository, &mut index, destination)?;
-        let submodules = self.submodules(&fetched.repository, &index)?;
-        if !self.origin.keep_git_directory {
+        let submodules =
+            if self.origin.submodules { self.submodules(&fetched.repository, &index)? } else { Vec::new() };
+        if self.origin.keep_git_directory {
+            tidy(&fetched.repository).map_err(|error| self.unwritable(&error))?;
+        } else {
             let git_directory = fetched.repository.git_dir().to_owned();
             drop(commit);
             drop(fetched.repository);
@@ -124,9 +137,21 @@ impl Repository<'_> {
         let revision = match reference {
             GitReference::Branch(name) | GitReference::Tag(name) => format!("{name}@sha1:{commit}"),
             GitReference::Commit(_) => format!("sha1:{commit}"),
+            GitReference::Full(name) => format!("{name}@sha1:{commit}"),
             GitReference::Default => format!("{}@sha1:{commit}", fetched.head_branch.as_deref().unwrap_or("HEAD")),
         };
         Ok(Checkout { revision, commit, commit_time })
+    }
+
+    /// Compares the commit, or the tag that leads to it, with what was demanded.
+    fn check(&self, fetched: &Fetched, checksum: Option<&str>) -> Result<(), GitError> {
+        let Some(expected) = checksum else { return Ok(()) };
+        let is_it = |id: &gix::ObjectId| id.to_string().starts_with(expected);
+        if is_it(&fetched.commit) || fetched.tag.as_ref().is_some_and(is_it) {
+            return Ok(());
+        }
+        let (url, expected) = (self.shown_url(), expected.to_owned());
+        Err(GitError::Checksum { url, expected, actual: fetched.commit.to_string() })
     }
 
     /// Fetches the revision alone; a commit that the server does not hand out alone comes with all branches and tags.
@@ -199,7 +224,15 @@ impl Repository<'_> {
         };
         let object = repository.find_object(wanted).map_err(|_| not_found())?;
         let commit = object.peel_to_commit().map_err(|_| not_found())?.id;
-        Ok(Fetched { repository, commit, head_branch })
+        let tag = outcome.ref_map.remote_refs.iter().find_map(|candidate| match candidate {
+            Ref::Peeled { full_ref_name, tag, object }
+                if *object == commit && *full_ref_name == reference.full_name().as_str() =>
+            {
+                Some(*tag)
+            }
+            _ => None,
+        });
+        Ok(Fetched { repository, commit, tag, head_branch })
     }
 
     /// Takes the tree off the budget before it is written, and refuses what would not come out as its author sees it.
@@ -248,7 +281,6 @@ impl Repository<'_> {
         let collision = outcome.collisions.first().map(|collision| &collision.path);
         match collision.or(outcome.errors.first().map(|error| &error.path)) {
             Some(path) => Err(self.unsupported(&path.to_str_lossy(), "cannot be written beside another path")),
-            None if self.origin.keep_git_directory => index.write(gix::index::write::Options::default()).map_err(local),
             None => Ok(()),
         }
     }
@@ -325,7 +357,7 @@ impl Repository<'_> {
             return Err(self.unsupported(path, "is a submodule that is no directory in the tree"));
         }
         let repository = Repository { origin: self.origin, url, depth: self.depth + 1 };
-        repository.checkout(&GitReference::Commit(commit), &destination, budget).map(drop)
+        repository.checkout(&GitReference::Commit(commit), None, &destination, budget).map(drop)
     }
 
     fn connection_settings(&self) -> Result<ConnectionSettings, GitError> {
@@ -375,6 +407,17 @@ impl Repository<'_> {
     fn shown_url(&self) -> String {
         self.url.to_bstring().to_string()
     }
+}
+
+/// Removes what differs from one fetch to the next, and what belongs to a machine rather than to a repository.
+fn tidy(repository: &gix::Repository) -> std::io::Result<()> {
+    for name in ["logs", "hooks"] {
+        match fs::remove_dir_all(repository.git_dir().join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn parse_url(text: &str) -> Result<gix::Url, GitError> {

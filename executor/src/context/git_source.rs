@@ -18,6 +18,10 @@ pub struct GitSource {
     pub ca_pem: Option<String>,
     /// Whether `.git` stays in the tree.
     pub keep_git_directory: bool,
+    /// Whether submodules are checked out.
+    pub submodules: bool,
+    /// What the commit must begin with, in lower case.
+    pub checksum: Option<String>,
 }
 
 /// A revision of a repository.
@@ -29,6 +33,8 @@ pub enum GitReference {
     Tag(String),
     /// A commit by all its 40 digits.
     Commit(String),
+    /// A reference by its full name, such as `refs/pull/1/head`.
+    Full(String),
     /// The branch that the server's HEAD names.
     Default,
 }
@@ -45,6 +51,8 @@ pub enum GitCredentials {
     },
     /// A bearer token.
     Bearer(Secret),
+    /// The whole value of an Authorization header.
+    Header(Secret),
 }
 
 /// What was checked out.
@@ -82,6 +90,16 @@ pub enum GitError {
         url: String,
         /// Such as "branch `main`".
         reference: String,
+    },
+    /// The reference leads to another commit than was demanded.
+    #[error("`{url}` has the commit {actual} there, not {expected}")]
+    Checksum {
+        /// The repository.
+        url: String,
+        /// The first digits that were demanded.
+        expected: String,
+        /// The commit.
+        actual: String,
     },
     /// The server did not answer, or not to the end; another try may help.
     #[error("cannot fetch from `{url}`: {detail}")]
@@ -156,15 +174,18 @@ impl GitReference {
             Self::Branch(name) => format!("refs/heads/{name}"),
             Self::Tag(name) => format!("refs/tags/{name}"),
             Self::Commit(commit) => commit.to_ascii_lowercase(),
+            Self::Full(name) => name.clone(),
             Self::Default => "HEAD".to_owned(),
         }
     }
 
-    pub(super) fn describe(&self) -> String {
+    /// The revision in words.
+    pub fn describe(&self) -> String {
         match self {
             Self::Branch(name) => format!("branch `{name}`"),
             Self::Tag(name) => format!("tag `{name}`"),
             Self::Commit(commit) => format!("commit `{commit}`"),
+            Self::Full(name) => format!("reference `{name}`"),
             Self::Default => "default branch with a commit".to_owned(),
         }
     }

@@ -49,7 +49,7 @@ pub const SOURCE_INFO: &str = "source.json";
 const INCOMING: &str = "incoming";
 
 /// Waits between the tries of a fetch that met an unavailable server or a ConfigMap in motion.
-const RETRY_WAITS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
+pub const RETRY_WAITS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
 
 /// Where a context comes from.
 #[derive(Clone, Debug)]
@@ -158,11 +158,15 @@ impl ContextError {
     }
 }
 
-fn git_reason(error: &GitError) -> Reason {
+/// Names the failure of a git source for reports and conditions.
+pub fn git_reason(error: &GitError) -> Reason {
     match error {
         GitError::Unauthorized { .. } => Reason::Unauthorized,
         GitError::RepositoryNotFound { .. } | GitError::ReferenceNotFound { .. } => Reason::ContextNotFound,
-        GitError::Invalid { .. } | GitError::Unsupported { .. } | GitError::Untrusted { .. } => Reason::ContextInvalid,
+        GitError::Invalid { .. }
+        | GitError::Unsupported { .. }
+        | GitError::Untrusted { .. }
+        | GitError::Checksum { .. } => Reason::ContextInvalid,
         GitError::VolumeFull(VolumeFull { .. }) => Reason::VolumeFull,
         GitError::Unavailable { .. } | GitError::Checkout { .. } => Reason::ContextFetchFailed,
         GitError::Submodule { source, .. } => git_reason(source),

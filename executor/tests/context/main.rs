@@ -91,6 +91,8 @@ impl Fixture {
             credentials: None,
             ca_pem: None,
             keep_git_directory: false,
+            submodules: true,
+            checksum: None,
         }
     }
 

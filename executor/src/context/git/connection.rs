@@ -53,6 +53,9 @@ impl ConnectionSettings {
             Some(GitCredentials::Bearer(token)) => {
                 backend.configure_request = Some(authorize(&format!("Bearer {}", token.expose())));
             }
+            Some(GitCredentials::Header(value)) => {
+                backend.configure_request = Some(authorize(value.expose()));
+            }
             None => {}
         }
         let url = self.url.clone();
