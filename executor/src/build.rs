@@ -42,8 +42,10 @@ use crate::{
     solve::{
         Mounts, Roots, Solver, StageTime,
         assemble::{self, Image},
+        contexts::Contexts,
         error::SolveError,
         layers::{Layers, StageLayer},
+        remote::Remotes,
         secrets::Secrets,
         upload::Uploader,
         work::WorkDirectory,
@@ -161,7 +163,13 @@ async fn make(
     let layers = Arc::new(Layers::new(registry.clone(), Arc::clone(work), threads));
     let solver = Solver {
         dockerfile_name,
-        context,
+        contexts: Arc::new(Contexts::new(context, options.contexts.clone())),
+        remotes: Arc::new(Remotes::new(
+            registry.clone(),
+            Secrets::new(options.secrets.clone()),
+            Arc::clone(work),
+            options.work_limit_bytes,
+        )),
         images,
         uploader: Uploader::new(registry.clone(), Arc::clone(&layers), repositories(options)),
         layers,
@@ -172,6 +180,7 @@ async fn make(
         work: Arc::clone(work),
         progress: Arc::clone(progress),
         epoch: epoch(options)?,
+        hostname: options.hostname.clone(),
         threads,
         steps: 0.into(),
         graph,
@@ -218,7 +227,7 @@ fn tell_warnings(
 
 /// Lists the context off the runtime's threads.
 async fn scan(directory: Directory, ignore: Patterns) -> Result<BuildContext, BuildError> {
-    let scanned = tokio::task::spawn_blocking(move || BuildContext::scan(directory, &ignore)).await;
+    let scanned = tokio::task::spawn_blocking(move || BuildContext::scan(directory, 0, &ignore)).await;
     Ok(scanned.map_err(|_| SolveError::Internal("the thread that lists the context panicked"))??)
 }
 

@@ -63,6 +63,9 @@ pub struct BuildFlags {
     /// Value of an ARG; a bare NAME takes the value from the environment; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub build_arg: Vec<String>,
+    /// Files or an image in place of the stage or the image of that name: a directory, `docker-image://IMAGE`, `oci-layout://PATH[:TAG]`, or a git repository or file by its URL; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub build_context: Vec<String>,
     /// Stage to build [default: the last]
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
@@ -72,8 +75,8 @@ pub struct BuildFlags {
     /// Annotation of the manifest; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub annotation: Vec<String>,
-    /// Platform of the image [default: this machine's]
-    #[arg(long, visible_alias = "custom-platform", value_name = "OS/ARCH")]
+    /// Platform of the image, one; RUN needs a stage of this machine's [default: this machine's]
+    #[arg(long, visible_alias = "custom-platform", value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
     /// Secret for RUN --mount=type=secret: id=NAME,src=FILE or id=NAME,env=VARIABLE; may be repeated
     #[arg(long, value_name = "SPEC")]

@@ -1,14 +1,17 @@
 //! What the flags mean: `BuildFlags` and what the program took from its environment go in, a checked `Options` comes
 //! out, or the first mistake. Pure.
 
+mod contexts;
+mod special;
+
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use karve_dockerfile::duration;
 
 use crate::{
     flags::{BuildFlags, Switch},
-    image::reference::Reference,
-    plan::graph,
+    image::{platform::Platform, reference::Reference},
+    plan::{graph, platform, remote::Remote},
     secret::Secret,
 };
 
@@ -53,6 +56,15 @@ pub enum SecretSource {
     Value(Secret<Vec<u8>>),
 }
 
+/// Where the files of a named context are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContextSource {
+    /// In a directory of this machine; its own `.dockerignore` holds.
+    Directory(PathBuf),
+    /// In a git repository, or behind a URL.
+    Remote(Remote),
+}
+
 /// How one registry is spoken to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostOptions {
@@ -75,6 +87,8 @@ pub struct Options {
     pub dockerfile: Option<PathBuf>,
     /// What the plan depends on.
     pub plan: graph::Options,
+    /// The named contexts that are files, with their names; the first has the number 1.
+    pub contexts: Vec<(String, ContextSource)>,
     /// Where the image goes; may be empty when it is not pushed.
     pub destinations: Vec<Reference>,
     /// Whether it is pushed.
@@ -89,6 +103,8 @@ pub struct Options {
     pub registries: BTreeMap<String, HostOptions>,
     /// `--timestamp` or `SOURCE_DATE_EPOCH`: seconds since 1970.
     pub timestamp: Option<i64>,
+    /// The name of the machine that RUN sees, where another one than usual was asked for.
+    pub hostname: Option<String>,
     /// `--isolation=userns`: refuse to start where no user namespace can be made.
     pub require_userns: bool,
     /// End the build after this time.
@@ -134,12 +150,9 @@ impl Options {
         }
         let notes =
             flags.foreign.iter().filter_map(|flag| Some(format!("--{} does nothing: {}", flag.name, flag.pointless?)));
-        let notes = notes.collect();
-        let platform = flags.platform.clone().unwrap_or_else(|| machine_platform.to_owned());
-        if platform != machine_platform {
-            let problem = format!("cannot be built here: this machine is {machine_platform}");
-            return Err(OptionsError::Value { flag: "platform", value: platform, problem });
-        }
+        let mut notes: Vec<String> = notes.collect();
+        let platform = platform(flags.platform.as_deref(), machine_platform)?;
+        let (named, contexts) = contexts::read(&flags.build_context)?;
         let push = !flags.no_push.0;
         let destinations = destinations(&flags)?;
         if push && destinations.is_empty() {
@@ -154,6 +167,8 @@ impl Options {
             };
             build_args.extend(value.map(|value| (name.to_owned(), value)));
         }
+        let special = special::read(&build_args, flags.source_info.is_some())?;
+        notes.extend(special.notes);
         let epoch = build_args.get("SOURCE_DATE_EPOCH").or_else(|| environment.variables.get("SOURCE_DATE_EPOCH"));
         let timestamp = match (&flags.timestamp, epoch) {
             (Some(text), _) => Some(timestamp("timestamp", text)?),
@@ -167,11 +182,13 @@ impl Options {
             plan: graph::Options {
                 target: flags.target.clone(),
                 build_args,
+                contexts: named,
                 labels: pairs("label", &flags.label)?,
                 platform,
                 build_platform: machine_platform.to_owned(),
                 ..graph::Options::default()
             },
+            contexts,
             registries: registries(&flags, &destinations)?,
             destinations,
             push,
@@ -179,6 +196,7 @@ impl Options {
             annotations: pairs("annotation", &flags.annotation)?,
             secrets: secrets(&flags.secret, environment)?,
             timestamp,
+            hostname: special.hostname,
             require_userns: isolation(&flags.isolation)?,
             timeout: flags.timeout.as_deref().map(timeout).transpose()?,
             work_dir: flags.work_dir,
@@ -218,6 +236,22 @@ fn context(flags: &BuildFlags) -> Result<PathBuf, OptionsError> {
         Some(("dir", path)) => Ok(PathBuf::from(path)),
         Some(_) => {
             Err(invalid("context", context, "is not a directory: this version builds from dir:// contexts only"))
+        }
+    }
+}
+
+/// Reads the platform of the image; it need not be the machine's.
+fn platform(text: Option<&str>, machine_platform: &str) -> Result<String, OptionsError> {
+    match text {
+        None | Some("local") => Ok(machine_platform.to_owned()),
+        Some(text) if text.contains(',') => {
+            Err(invalid("platform", text, "names several platforms: build one image for each, one after the other"))
+        }
+        Some(text) => {
+            let machine: Platform = machine_platform.parse().unwrap_or_else(|_| Platform::host());
+            let problem = "is not a platform such as linux/arm64 or linux/arm/v7";
+            let platform = platform::parse(text, &machine).ok_or_else(|| invalid("platform", text, problem))?;
+            Ok(platform.to_string())
         }
     }
 }
@@ -337,6 +371,16 @@ mod tests {
     }
 
     #[test]
+    fn f8_platforms_are_normalised() {
+        let platform = |line: &str| options(&format!("-d r.example/a {line}")).unwrap().plan.platform;
+        assert_eq!(platform(""), "linux/amd64");
+        assert_eq!(platform("--platform local"), "linux/amd64");
+        assert_eq!(platform("--platform linux/aarch64/v8"), "linux/arm64");
+        assert_eq!(platform("--custom-platform linux/arm"), "linux/arm/v7");
+        assert_eq!(platform("--platform arm64"), "linux/arm64");
+    }
+
+    #[test]
     fn mistakes_are_named() {
         check_error(
             "--no-push=false",
@@ -348,8 +392,12 @@ mod tests {
             "--context: `s3://bucket/x` is not a directory: this version builds from dir:// contexts only",
         );
         check_error(
-            "-d r.example/a --platform linux/arm64",
-            "--platform: `linux/arm64` cannot be built here: this machine is linux/amd64",
+            "-d r.example/a --platform linux/amd64,linux/arm64",
+            "--platform: `linux/amd64,linux/arm64` names several platforms: build one image for each, one after the other",
+        );
+        check_error(
+            "-d r.example/a --platform amd",
+            "--platform: `amd` is not a platform such as linux/arm64 or linux/arm/v7",
         );
         check_error("-d r.example/a --secret src=/x", "--secret: `src=/x` has no id");
         check_error("-d r.example/a --timeout soon", "--timeout: `soon` is not a duration such as 1h30m");

@@ -30,11 +30,16 @@ pub enum BuildContextError {
 }
 
 impl BuildContext {
-    /// Lists the directory, without what the patterns exclude.
-    pub fn scan(directory: Directory, ignore: &Patterns) -> Result<Self, BuildContextError> {
+    /// Lists the directory, without what the patterns exclude. Its files say that they are of the context of this number.
+    pub fn scan(directory: Directory, number: usize, ignore: &Patterns) -> Result<Self, BuildContextError> {
         let mut view = View::empty();
-        view.apply(&directory.scan(0, ignore)?)?;
+        view.apply(&directory.scan(number, ignore)?)?;
         Ok(Self { directory: Some(Arc::new(directory)), view })
+    }
+
+    /// Makes a context of files that are not opened through it: they lie in the work directory.
+    pub fn of_view(view: View) -> Self {
+        Self { directory: None, view }
     }
 
     /// Opens a file of the view.

@@ -16,7 +16,10 @@ use super::{
     path::TreePath,
     view::{FileNode, Node, ResolveError, Resolved, View, ViewError},
 };
-use crate::{image::digest::Digest, plan::graph::Source};
+use crate::{
+    image::digest::Digest,
+    plan::{graph::Source, remote::Remote},
+};
 
 mod archive;
 mod glob;
@@ -51,10 +54,40 @@ pub struct CopyRequest<'request> {
     pub from_context: bool,
     /// What ADD unpacks: the entries of the archives among [`archive_candidates`].
     pub archives: &'request BTreeMap<TreePath, Vec<Change>>,
+    /// What was fetched for the sources of ADD that are elsewhere.
+    pub fetched: &'request BTreeMap<Remote, Fetched>,
     /// The time, in seconds since 1970, of files from a context and of directories that the copy makes; without it the files
     /// keep theirs, and the directories get 0. Files from a stage or image always keep theirs.
     pub mtime: Option<i64>,
 }
+
+/// What ADD fetched from elsewhere.
+#[derive(Clone, Debug)]
+pub enum Fetched {
+    /// A file.
+    File {
+        /// Its name in a directory.
+        name: String,
+        /// When it was changed last, in seconds since 1970.
+        mtime: i64,
+        /// Its bytes.
+        content: FileContent,
+        /// What it holds, if it is an archive and to be unpacked.
+        entries: Option<Vec<Change>>,
+    },
+    /// A tree, of which the contents of one directory are copied.
+    Tree {
+        /// The tree.
+        view: View,
+        /// The directory.
+        root: TreePath,
+        /// The time that its files get; `None` is the copy's.
+        mtime: Option<i64>,
+    },
+}
+
+/// Permission bits of a file from a URL.
+const REMOTE_FILE_MODE: u32 = 0o600;
 
 /// What a copy does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,6 +155,10 @@ pub fn plan(lower: &View, source: &View, request: &CopyRequest<'_>) -> Result<Co
             Source::Inline { name, content } => copier.copy_inline(name, content)?,
             Source::Path(text) if request.parents => copier.copy_with_parents(text)?,
             Source::Path(text) => copier.copy_path(text)?,
+            Source::Remote { text, remote } => match request.fetched.get(remote) {
+                Some(fetched) => copier.copy_fetched(fetched)?,
+                None => return Err(CopyError::Missing { path: TreePath::clean(text.as_bytes()) }),
+            },
         }
     }
     Ok(CopyPlan { changes: copier.target.into_changes(), warnings: copier.warnings })
@@ -248,6 +285,32 @@ impl Copier<'_> {
         let metadata = Metadata { mode: 0o644, mtime, ..Metadata::default() };
         let node = Node::new(self.request.entry_metadata(&metadata, &kind), kind);
         self.copy_file(TreePath::clean(name.as_bytes()).name(), node)
+    }
+
+    fn copy_fetched(&mut self, fetched: &Fetched) -> Result<(), CopyError> {
+        match fetched {
+            Fetched::File { name, .. } if (self.request.excluded)(&TreePath::clean(name.as_bytes())) => Ok(()),
+            Fetched::File { name, entries: Some(entries), .. } => {
+                let path = TreePath::clean(name.as_bytes());
+                self.warnings.extend(archive::unpack(&mut self.target, &path, entries, self.request)?);
+                Ok(())
+            }
+            Fetched::File { name, mtime, content, entries: None } => {
+                let kind = Kind::File(content.clone());
+                let metadata = Metadata { mode: REMOTE_FILE_MODE, ..Metadata::default() };
+                // Its time is the server's word, which is as lasting as the file is.
+                let metadata = Metadata { mtime: *mtime, ..self.request.entry_metadata(&metadata, &kind) };
+                self.copy_file(name.as_bytes(), Node::new(metadata, kind))
+            }
+            Fetched::Tree { view, root, mtime } => {
+                let request = CopyRequest { mtime: mtime.or(self.request.mtime), ..self.request.clone() };
+                let target = std::mem::replace(&mut self.target, Target::new(View::empty()));
+                let mut copier = Copier { source: view, request: &request, target, warnings: Vec::new() };
+                let copied = copier.copy_tree(root, &[TreePath::ROOT]);
+                self.target = copier.target;
+                copied
+            }
+        }
     }
 
     fn copy_path(&mut self, text: &str) -> Result<(), CopyError> {

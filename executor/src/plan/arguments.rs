@@ -9,7 +9,8 @@ use karve_dockerfile::{
     expand::{Budget, Expander},
 };
 
-use super::{graph::Options, platform::Platform};
+use super::graph::Options;
+use crate::image::platform::Platform;
 
 /// Build arguments that every RUN sees without an ARG.
 const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
@@ -118,7 +119,7 @@ fn platform_arguments(dockerfile: &Dockerfile, options: &Options, target: &Platf
             ("OS", platform.os.clone()),
             ("OSVERSION", String::new()),
             ("ARCH", platform.architecture.clone()),
-            ("VARIANT", platform.variant.clone()),
+            ("VARIANT", platform.variant.clone().unwrap_or_default()),
         ] {
             variables.insert(format!("{prefix}{suffix}"), value);
         }

@@ -13,14 +13,14 @@ use karve_dockerfile::{
 
 use super::{
     arguments::{self, Expansion, Variables},
+    contexts::{Contexts, NamedContext},
     graph::{Base, Bases, Graph, ImageName, Options, Planned, Stage},
     lint::Rules,
-    mount,
-    platform::Platform,
-    sources::{self, Origin, SCRATCH},
+    mount, platform,
+    sources::{self, Names, Origin, SCRATCH},
     stage::{Scope, State},
 };
-use crate::image::config::ImageConfig;
+use crate::image::{config::ImageConfig, platform::Platform};
 
 /// The escape character of triggers in an image's configuration: they were taken from their Dockerfile without its directives.
 const IMAGE_TRIGGER_ESCAPE: char = '\\';
@@ -89,8 +89,7 @@ fn plan(
     linter: &Linter,
 ) -> Result<Planned, Vec<Problem>> {
     lint::file(dockerfile, linter);
-    let platform = platform(&options.platform)?;
-    let machine = platform_of_machine(options, &platform)?;
+    let (platform, machine) = platforms(options)?;
     let budget = Budget::default();
     let globals = arguments::globals(dockerfile, options, &platform, &machine, &budget)?;
     let target = sources::target(dockerfile, options.target.as_deref()).map_err(|problem| vec![problem])?;
@@ -98,12 +97,18 @@ fn plan(
     let without_arguments = Options { build_args: BTreeMap::new(), ..options.clone() };
     let defaults = arguments::globals(dockerfile, &without_arguments, &platform, &machine, &rules.budget);
     rules.froms(&globals, defaults.ok().as_ref());
+    let from = FromLines { dockerfile, globals: &globals, budget: &budget, platform: &platform, machine: &machine };
+    let names = Names {
+        stages: &dockerfile.stages,
+        contexts: &options.contexts,
+        platform: &platform,
+        replaced: from.replaced(&options.contexts),
+    };
     let mut needs = Needs {
         dockerfile,
         bases,
-        budget: &budget,
-        globals: &globals,
-        platform: &platform,
+        from: &from,
+        names: &names,
         stages: dockerfile.stages.iter().map(|_| None).collect(),
         images: BTreeSet::new(),
         problems: Vec::new(),
@@ -117,31 +122,58 @@ fn plan(
     }
     // With mistakes in FROM lines the other stages are walked all the same, for the sake of theirs.
     let partial = !problems.is_empty();
-    let walk = Walk {
-        dockerfile,
-        options,
-        bases,
-        globals: &globals,
-        machine: &machine,
-        budget: &budget,
-        extent,
-        partial,
-        rules,
-    };
+    let walk = Walk { dockerfile, options, bases, names: &names, from: &from, extent, partial, rules };
     walk.graph(stages, target, problems).map(Planned::Graph)
 }
 
-/// Reads the platform of the result.
-fn platform(text: &str) -> Result<Platform, Vec<Problem>> {
-    Platform::parse(text).ok_or_else(|| {
-        let problem = Problem::new(Span::default(), format!("invalid platform \"{text}\""));
-        vec![problem.hint("a platform is os/architecture or os/architecture/variant, such as linux/amd64")]
-    })
+/// Reads the platform of the result and the machine's; an unknown machine's is the result's.
+fn platforms(options: &Options) -> Result<(Platform, Platform), Vec<Problem>> {
+    let read = |text: &str| {
+        text.parse::<Platform>().map_err(|_| {
+            let problem = Problem::new(Span::default(), format!("invalid platform \"{text}\""));
+            vec![problem.hint("a platform is os/architecture or os/architecture/variant, such as linux/amd64")]
+        })
+    };
+    let target = read(&options.platform)?;
+    let machine = if options.build_platform.is_empty() { target.clone() } else { read(&options.build_platform)? };
+    Ok((target, machine))
 }
 
-/// Reads the platform of the machine; unknown is the result's.
-fn platform_of_machine(options: &Options, target: &Platform) -> Result<Platform, Vec<Problem>> {
-    if options.build_platform.is_empty() { Ok(target.clone()) } else { platform(&options.build_platform) }
+/// What FROM lines are read with.
+struct FromLines<'a> {
+    dockerfile: &'a Dockerfile,
+    globals: &'a Variables,
+    budget: &'a Budget,
+    /// Of the result.
+    platform: &'a Platform,
+    machine: &'a Platform,
+}
+
+impl FromLines<'_> {
+    fn expansion(&self) -> Expansion<'_> {
+        Expansion { variables: self.globals, escape: self.dockerfile.escape, budget: self.budget }
+    }
+
+    /// Reads the `--platform` of a stage.
+    fn asked(&self, index: usize) -> Result<Option<Platform>, Problem> {
+        let Some(word) = &self.dockerfile.stages[index].platform else { return Ok(None) };
+        let text = self.expansion().word(word)?;
+        if text.is_empty() {
+            return Err(Problem::new(word.span, format!("empty platform value from expression {}", word.text)));
+        }
+        let invalid = || Problem::new(word.span, format!("invalid platform \"{text}\""));
+        platform::parse(&text, self.machine).ok_or_else(invalid).map(Some)
+    }
+
+    /// Finds the stages that named contexts replace. A wrong platform is told where the stage is needed.
+    fn replaced<'c>(&self, contexts: &'c Contexts) -> Vec<Option<&'c NamedContext>> {
+        let stages = self.dockerfile.stages.iter().enumerate();
+        let replaced = stages.map(|(index, stage)| {
+            let asked = self.asked(index).ok().flatten();
+            contexts.find(stage.name.as_deref()?, asked.as_ref().unwrap_or(self.platform))
+        });
+        replaced.collect()
+    }
 }
 
 /// What a needed stage starts from, and what its base adds to it.
@@ -150,6 +182,10 @@ struct Start {
     /// Of the stage: its base stage's, `--platform`, or the target's.
     platform: Option<Platform>,
     triggers: Vec<Instruction>,
+    /// Whether the triggers were taken from an image's configuration.
+    triggers_of_image: bool,
+    /// Whether a named context replaces the stage: nothing of it is carried out then.
+    is_replaced: bool,
 }
 
 /// A base, by its number in the Dockerfile rather than in the graph.
@@ -163,9 +199,8 @@ enum StartBase {
 struct Needs<'a> {
     dockerfile: &'a Dockerfile,
     bases: &'a Bases,
-    budget: &'a Budget,
-    globals: &'a Variables,
-    platform: &'a Platform,
+    from: &'a FromLines<'a>,
+    names: &'a Names<'a>,
     /// `Some` for the stages that are needed.
     stages: Vec<Option<Start>>,
     images: BTreeSet<ImageName>,
@@ -196,18 +231,21 @@ impl Needs<'_> {
 
     /// Marks what the COPYs and mounts of a stage and of its triggers read.
     fn follow_sources(&mut self, index: usize, start: &Start, needed: &mut [bool], extent: &Extent<'_>) {
+        if start.is_replaced {
+            return;
+        }
         let stage = &self.dockerfile.stages[index];
         let own = stage.instructions.iter().map(|instruction| (instruction, None));
         let triggers = start.triggers.iter().map(|trigger| (trigger, Some(stage.span)));
         for (instruction, trigger_of) in triggers.chain(own) {
             for word in sources_of(instruction) {
-                match word.and_then(|word| sources::from(&self.dockerfile.stages, index, &word)) {
+                match word.and_then(|word| self.names.from(index, &word)) {
+                    Ok(Origin::Scratch | Origin::Files(_)) => {}
                     Ok(Origin::Stage(from)) => needed[from] = true,
                     // Only who builds needs what is in it.
                     Ok(Origin::Image(_)) if extent.check_only => {}
                     Ok(Origin::Image(reference)) => {
-                        let platform = start.platform.as_ref().unwrap_or(self.platform);
-                        self.images.insert(sources::image_name(&reference, platform));
+                        self.images.insert(sources::image_name(&reference, self.names.platform));
                     }
                     Err(problem) => self.problems.push(match trigger_of {
                         Some(span) => in_trigger(instruction, span, problem),
@@ -221,52 +259,66 @@ impl Needs<'_> {
     /// Resolves a FROM.
     fn start(&mut self, index: usize) -> Result<Start, Problem> {
         let stage = &self.dockerfile.stages[index];
-        let expansion = Expansion { variables: self.globals, escape: self.dockerfile.escape, budget: self.budget };
-        let name = expansion.word(&stage.base)?;
+        let asked = self.from.asked(index)?;
+        let platform = asked.clone().unwrap_or_else(|| self.from.platform.clone());
+        let plain = Start {
+            base: StartBase::Scratch,
+            // A stage without a base is for the platform of the result, whatever it asks for, as in BuildKit.
+            platform: Some(self.from.platform.clone()),
+            triggers: Vec::new(),
+            triggers_of_image: true,
+            is_replaced: false,
+        };
+        if let Some(context) = self.names.replaced[index] {
+            let replaced = Start { is_replaced: true, ..plain };
+            return match context {
+                NamedContext::Files(_) => {
+                    Err(sources::no_base(stage.name.as_deref().unwrap_or_default(), stage.base.span))
+                }
+                NamedContext::Image(reference) if reference == SCRATCH => Ok(replaced),
+                NamedContext::Image(reference) => {
+                    let image = sources::image_name(reference, &platform);
+                    self.images.insert(image.clone());
+                    Ok(Start { base: StartBase::Image(image), platform: Some(platform), ..replaced })
+                }
+            };
+        }
+        let name = self.from.expansion().word(&stage.base)?;
         if name.is_empty() {
             let message = format!("base name ({}) should not be blank", stage.base.text);
             let hint = "give the ARG a default before the first FROM, or a value with --build-arg";
             return Err(Problem::new(stage.base.span, message).hint(hint));
         }
-        let asked = match &stage.platform {
-            None => None,
-            Some(word) => {
-                let text = expansion.word(word)?;
-                if text.is_empty() {
-                    let message = format!("empty platform value from expression {}", word.text);
-                    return Err(Problem::new(word.span, message));
-                }
-                let invalid = || Problem::new(word.span, format!("invalid platform \"{text}\""));
-                Some(Platform::parse(&text).ok_or_else(invalid)?)
-            }
-        };
-        if name == SCRATCH {
-            let platform = asked.unwrap_or_else(|| self.platform.clone());
-            return Ok(Start { base: StartBase::Scratch, platform: Some(platform), triggers: Vec::new() });
-        }
-        match sources::base(&self.dockerfile.stages, index, &name, stage.base.span)? {
+        match self.names.base(index, &name, &platform, stage.base.span)? {
+            Origin::Scratch => Ok(plain),
+            Origin::Files(_) => Err(sources::no_base(&name, stage.base.span)),
             Origin::Stage(base) => {
-                let triggers = self.stage_triggers(base, stage.span)?;
-                Ok(Start { base: StartBase::Stage(base), platform: asked, triggers })
+                let (triggers, triggers_of_image) = self.stage_triggers(base, stage.span)?;
+                Ok(Start { base: StartBase::Stage(base), platform: asked, triggers, triggers_of_image, ..plain })
             }
             Origin::Image(reference) => {
-                let platform = asked.unwrap_or_else(|| self.platform.clone());
                 let image = sources::image_name(&reference, &platform);
                 let triggers = self.image_triggers(&image, stage.span)?;
                 self.images.insert(image.clone());
-                Ok(Start { base: StartBase::Image(image), platform: Some(platform), triggers })
+                Ok(Start { base: StartBase::Image(image), platform: Some(platform), triggers, ..plain })
             }
         }
     }
 
-    /// The triggers that an earlier stage leaves: its own, for those of its base are gone.
-    fn stage_triggers(&self, base: usize, span: Span) -> Result<Vec<Instruction>, Problem> {
+    /// The triggers that an earlier stage leaves, and whether they are an image's: its own, for those of its base are gone;
+    /// or those of the image that replaces it.
+    fn stage_triggers(&self, base: usize, span: Span) -> Result<(Vec<Instruction>, bool), Problem> {
+        if let Some(NamedContext::Image(reference)) = self.names.replaced[base] {
+            let platform = self.from.asked(base)?.unwrap_or_else(|| self.from.platform.clone());
+            let image = sources::image_name(reference, &platform);
+            return Ok((self.image_triggers(&image, span)?, true));
+        }
         let instructions = self.dockerfile.stages[base].instructions.iter();
         let texts = instructions.filter_map(|instruction| match &instruction.kind {
             Kind::OnBuild(text) => Some(text.as_str()),
             _ => None,
         });
-        triggers(texts, self.dockerfile.escape, span)
+        Ok((triggers(texts, self.dockerfile.escape, span)?, false))
     }
 
     /// The triggers of an image; none while it is not known.
@@ -307,9 +359,8 @@ struct Walk<'a> {
     dockerfile: &'a Dockerfile,
     options: &'a Options,
     bases: &'a Bases,
-    globals: &'a Variables,
-    machine: &'a Platform,
-    budget: &'a Budget,
+    names: &'a Names<'a>,
+    from: &'a FromLines<'a>,
     extent: &'a Extent<'a>,
     /// Some stages cannot be walked, for reasons that are told already.
     partial: bool,
@@ -395,7 +446,7 @@ impl Walk<'_> {
                     let message = format!("--platform={asked} differs from the base stage's platform {}", end.platform);
                     return Err(Problem::new(word.span, message));
                 }
-                self.budget.keep(end.size_bytes()).map_err(|message| Problem::new(from.span, message))?;
+                self.from.budget.keep(end.size_bytes()).map_err(|message| Problem::new(from.span, message))?;
                 let mut config = end.config.clone();
                 config.config.on_build.clear();
                 Ok((Base::Stage(position), State::upon(end, config)))
@@ -412,21 +463,23 @@ impl Walk<'_> {
         positions: &[Option<usize>],
         problems: &mut Vec<Problem>,
     ) -> State {
+        if start.is_replaced {
+            return begun;
+        }
         let stage = &self.dockerfile.stages[index];
-        let from_image = matches!(start.base, StartBase::Image(_));
         let mut scope = Scope {
-            dockerfile: self.dockerfile,
             options: self.options,
-            globals: self.globals,
-            machine: self.machine,
+            globals: self.from.globals,
+            machine: self.from.machine,
+            names: self.names,
             positions,
             current: index,
-            budget: self.budget,
-            escape: if from_image { IMAGE_TRIGGER_ESCAPE } else { self.dockerfile.escape },
+            budget: self.from.budget,
+            escape: if start.triggers_of_image { IMAGE_TRIGGER_ESCAPE } else { self.dockerfile.escape },
             check_only: self.extent.check_only,
             partial: self.partial,
         };
-        let line = if from_image { 0 } else { stage.span.line };
+        let line = if start.triggers_of_image { 0 } else { stage.span.line };
         for trigger in &start.triggers {
             self.rules.instruction(&mut begun, trigger, scope.escape, Some(stage.span));
             if let Err(problem) = begun.apply(&scope, trigger, line) {
@@ -460,7 +513,7 @@ fn scratch(platform: &Platform) -> ImageConfig {
     let mut config = ImageConfig {
         architecture: platform.architecture.clone(),
         os: platform.os.clone(),
-        variant: Some(platform.variant.clone()).filter(|variant| !variant.is_empty()),
+        variant: platform.variant.clone(),
         ..ImageConfig::default()
     };
     config.config.working_dir = "/".into();

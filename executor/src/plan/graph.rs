@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use karve_dockerfile::{ignore::Patterns, lint::Findings};
 
+use super::{contexts::Contexts, remote::Remote};
 use crate::image::config::{History, ImageConfig};
 
 /// The stages that the target needs, each behind those that it needs.
@@ -88,7 +89,8 @@ impl Operation {
     pub fn sources(&self) -> Vec<&From> {
         match self {
             Self::Metadata | Self::Directory { .. } => Vec::new(),
-            Self::Copy(copy) => vec![&copy.from],
+            Self::Copy(copy) if copy.sources.iter().any(|source| matches!(source, Source::Path(_))) => vec![&copy.from],
+            Self::Copy(_) => Vec::new(),
             Self::Run(run) => run.mounts.iter().filter_map(Mount::from).collect(),
         }
     }
@@ -128,6 +130,8 @@ pub struct Copy {
     pub link: bool,
     /// Whether local archives among the sources are unpacked (ADD without `--unpack=false`).
     pub unpack: bool,
+    /// Whether archives from URLs are unpacked (ADD with `--unpack`).
+    pub unpack_remote: bool,
 }
 
 /// Where a COPY or a mount takes its files from.
@@ -135,6 +139,8 @@ pub struct Copy {
 pub enum From {
     /// The build context.
     Context,
+    /// The files of a named context, by its number from 1.
+    Named(usize),
     /// A stage, by its position in [`Graph::stages`].
     Stage(usize),
     /// An image.
@@ -152,6 +158,13 @@ pub enum Source {
         name: String,
         /// The body, expanded unless the word was quoted.
         content: Arc<[u8]>,
+    },
+    /// What ADD fetches from elsewhere.
+    Remote {
+        /// As written after expansion.
+        text: String,
+        /// What it means.
+        remote: Remote,
     },
 }
 
@@ -293,6 +306,8 @@ pub struct Options {
     pub target: Option<String>,
     /// `--build-arg`.
     pub build_args: BTreeMap<String, String>,
+    /// `--build-context`.
+    pub contexts: Contexts,
     /// `--label`: applied last.
     pub labels: BTreeMap<String, String>,
     /// The platform of the result, `linux/amd64`.

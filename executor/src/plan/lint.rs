@@ -15,12 +15,11 @@ use karve_dockerfile::{
 use super::{
     arguments::{self, Variables},
     graph::Options,
-    platform::Platform,
     port,
     sources::{LAYOUT_PREFIX, SCRATCH},
     stage::State,
 };
-use crate::image::config::ImageConfig;
+use crate::image::{config::ImageConfig, platform::Platform};
 
 /// The escape character of bodies of heredocs.
 const BODY_ESCAPE: char = '\\';
@@ -135,7 +134,7 @@ impl Rules<'_> {
             return;
         }
         // A stage that is named after the platform is meant for it.
-        let Some(platform) = Platform::parse(text) else { return };
+        let Ok(platform) = text.parse::<Platform>() else { return };
         if !stage.contains(&platform.os) && !stage.contains(&platform.architecture) {
             self.linter.report(Rule::FromPlatformFlagConstDisallowed, word.span, || {
                 format!("FROM --platform flag should not use constant value \"{text}\"")
@@ -150,7 +149,7 @@ impl Rules<'_> {
             return;
         }
         let variant = config.variant.as_deref().map(|variant| format!("/{variant}")).unwrap_or_default();
-        let Some(actual) = Platform::parse(&format!("{os}/{architecture}{variant}")) else { return };
+        let Ok(actual) = format!("{os}/{architecture}{variant}").parse::<Platform>() else { return };
         if (&actual.os, &actual.architecture) != (&expected.os, &expected.architecture) {
             self.linter.report(Rule::InvalidBaseImagePlatform, span, || {
                 format!(

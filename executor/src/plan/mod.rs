@@ -9,7 +9,9 @@
 //! again; it never fetches.
 
 pub mod build;
+pub mod contexts;
 pub mod graph;
+pub mod platform;
 pub mod remote;
 
 mod arguments;
@@ -17,7 +19,6 @@ mod config;
 mod golang;
 mod lint;
 mod mount;
-mod platform;
 mod port;
 mod signal;
 mod sources;

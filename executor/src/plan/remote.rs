@@ -217,6 +217,19 @@ fn switch(name: &str, value: &str) -> Result<bool, String> {
     }
 }
 
+/// Drops `user:password@` from the URLs in a text.
+pub fn without_userinfo(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        shown.push_str(before);
+        shown.push_str("://");
+        let end = after.find(|character: char| character == '/' || character.is_whitespace()).unwrap_or(after.len());
+        rest = after[..end].rfind('@').map_or(after, |at| &after[at + 1..]);
+    }
+    shown + rest
+}
+
 /// Splits a URL into what is before the query, the query and the fragment.
 fn split(text: &str) -> (&str, &str, &str) {
     let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
@@ -313,6 +326,18 @@ mod tests {
             assert_eq!(file(text, None).map(|file| file.name).as_deref(), Ok(expected), "{text}");
         }
         assert!(file("https:///a", None).is_err());
+    }
+
+    #[test]
+    fn k15_users_and_passwords_are_not_shown() {
+        for (text, expected) in [
+            ("ADD https://ada:p@ss@x/y ssh://git@z /a@b", "ADD https://x/y ssh://z /a@b"),
+            ("ADD https://${USER}:${TOKEN}@x/y?a=b@c /", "ADD https://x/y?a=b@c /"),
+            ("ADD git@x:y https://x a@b", "ADD git@x:y https://x a@b"),
+            ("://", "://"),
+        ] {
+            assert_eq!(without_userinfo(text), expected);
+        }
     }
 
     #[track_caller]

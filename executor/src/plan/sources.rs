@@ -1,5 +1,5 @@
-//! Which stage or image a name means: the words behind FROM, `--from` and `--target` come in, a stage's number or an image
-//! comes out. Names of stages are compared without regard to case.
+//! Which stage, image or named context a name means: the words behind FROM, `--from` and `--target` come in, a stage's number,
+//! an image or the number of a context comes out. Names of stages are compared without regard to case.
 
 use karve_dockerfile::{
     ast::{Dockerfile, Stage, Word},
@@ -7,7 +7,11 @@ use karve_dockerfile::{
     diagnostic::{Fault, Problem, Span},
 };
 
-use super::graph::ImageName;
+use super::{
+    contexts::{Contexts, NamedContext},
+    graph::ImageName,
+};
+use crate::image::platform::Platform;
 
 /// The name of the image that has nothing in it.
 pub(super) const SCRATCH: &str = "scratch";
@@ -18,10 +22,25 @@ pub(super) const LAYOUT_PREFIX: &str = "oci-layout:";
 /// What a name means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
+    /// Nothing: `scratch`.
+    Scratch,
     /// A stage, by its number in the Dockerfile.
     Stage(usize),
     /// An image's reference.
     Image(String),
+    /// The files of a named context, by its number.
+    Files(usize),
+}
+
+/// What names may mean.
+#[derive(Clone, Debug)]
+pub(super) struct Names<'a> {
+    pub stages: &'a [Stage],
+    pub contexts: &'a Contexts,
+    /// The platform of the result: what images behind `--from` are taken for, as in BuildKit, whatever the stage's own is.
+    pub platform: &'a Platform,
+    /// For every stage the named context that replaces it, if one does.
+    pub replaced: Vec<Option<&'a NamedContext>>,
 }
 
 /// Finds the stage that the build is for.
@@ -40,48 +59,86 @@ pub(super) fn target(dockerfile: &Dockerfile, name: Option<&str>) -> Result<usiz
     Err(Problem::new(Span::default(), message).fault(Fault::StageNotFound))
 }
 
-/// Finds what FROM names, for the stage of this number: an earlier stage or an image.
-pub(super) fn base(stages: &[Stage], current: usize, name: &str, span: Span) -> Result<Origin, Problem> {
-    match find(stages.get(..current).unwrap_or_default(), name) {
-        Some(index) => Ok(Origin::Stage(index)),
-        None => image(name, span),
+impl Names<'_> {
+    /// Finds what FROM names, for the stage of this number: an earlier stage, a named context or an image.
+    pub(super) fn base(&self, current: usize, name: &str, platform: &Platform, span: Span) -> Result<Origin, Problem> {
+        if name == SCRATCH {
+            return Ok(Origin::Scratch);
+        }
+        let found = match find(self.stages.get(..current).unwrap_or_default(), name) {
+            Some(index) => self.stage(index),
+            None => self.elsewhere(name, platform, span)?,
+        };
+        match found {
+            Origin::Files(_) => Err(no_base(name, span)),
+            found => Ok(found),
+        }
+    }
+
+    /// Finds what `--from` names, for the stage of this number.
+    pub(super) fn from(&self, current: usize, word: &Word) -> Result<Origin, Problem> {
+        let name = word.text.as_str();
+        if name.contains('$') {
+            let problem = Problem::new(word.span, "variable expansion is not supported for --from");
+            return Err(problem.hint("define a new stage with FROM using an ARG from global scope, and name it here"));
+        }
+        let stages = self.stages;
+        let found = if name.bytes().all(|byte| byte.is_ascii_digit()) {
+            let index = name.parse::<usize>().ok().filter(|index| *index < stages.len());
+            Some(index.ok_or_else(|| {
+                Problem::new(word.span, format!("invalid stage index {name}")).fault(Fault::StageNotFound)
+            })?)
+        } else {
+            let (before, rest) = stages.split_at_checked(current).unwrap_or((stages, &[]));
+            let later = || find(rest, name).map(|index| current + index);
+            find(before, name).or_else(later)
+        };
+        let found = match found {
+            None if name.eq_ignore_ascii_case(SCRATCH) => Origin::Scratch,
+            None => self.elsewhere(name, self.platform, word.span)?,
+            Some(index) if index < current => self.stage(index),
+            Some(index) if index == current => {
+                let message = format!("circular dependency detected on stage: {}", display_name(stages, current));
+                return Err(Problem::new(word.span, message));
+            }
+            Some(_) => {
+                let current = display_name(stages, current);
+                let message = format!(
+                    "cannot copy from stage \"{name}\", it needs to be defined before current stage \"{current}\""
+                );
+                return Err(Problem::new(word.span, message));
+            }
+        };
+        match found {
+            Origin::Scratch => Err(Problem::new(word.span, "nothing can be copied from `scratch`: it has no files")),
+            found => Ok(found),
+        }
+    }
+
+    /// A stage, or the files that replace it. One that an image replaces stays a stage, for it has its own platform.
+    fn stage(&self, index: usize) -> Origin {
+        match self.replaced.get(index).copied().flatten() {
+            Some(NamedContext::Files(number)) => Origin::Files(*number),
+            Some(NamedContext::Image(_)) | None => Origin::Stage(index),
+        }
+    }
+
+    /// A named context, or an image.
+    fn elsewhere(&self, name: &str, platform: &Platform, span: Span) -> Result<Origin, Problem> {
+        match self.contexts.find(name, platform) {
+            Some(NamedContext::Files(number)) => Ok(Origin::Files(*number)),
+            Some(NamedContext::Image(reference)) if reference == SCRATCH => Ok(Origin::Scratch),
+            Some(NamedContext::Image(reference)) => image(reference, span),
+            None => image(name, span),
+        }
     }
 }
 
-/// Finds what `--from` names, for the stage of this number.
-pub(super) fn from(stages: &[Stage], current: usize, word: &Word) -> Result<Origin, Problem> {
-    let name = word.text.as_str();
-    if name.contains('$') {
-        let problem = Problem::new(word.span, "variable expansion is not supported for --from");
-        return Err(problem.hint("define a new stage with FROM using an ARG from global scope, and name it here"));
-    }
-    let found = if name.bytes().all(|byte| byte.is_ascii_digit()) {
-        let index = name.parse::<usize>().ok().filter(|index| *index < stages.len());
-        Some(index.ok_or_else(|| {
-            Problem::new(word.span, format!("invalid stage index {name}")).fault(Fault::StageNotFound)
-        })?)
-    } else {
-        let (before, rest) = stages.split_at_checked(current).unwrap_or((stages, &[]));
-        let later = || find(rest, name).map(|index| current + index);
-        find(before, name).or_else(later)
-    };
-    match found {
-        None if name.eq_ignore_ascii_case(SCRATCH) => {
-            Err(Problem::new(word.span, "nothing can be copied from `scratch`: it has no files"))
-        }
-        None => image(name, word.span),
-        Some(index) if index < current => Ok(Origin::Stage(index)),
-        Some(index) if index == current => {
-            let message = format!("circular dependency detected on stage: {}", display_name(stages, current));
-            Err(Problem::new(word.span, message))
-        }
-        Some(_) => {
-            let current = display_name(stages, current);
-            let message =
-                format!("cannot copy from stage \"{name}\", it needs to be defined before current stage \"{current}\"");
-            Err(Problem::new(word.span, message))
-        }
-    }
+/// Says that files are no base. BuildKit makes one layer of them; the same can be said in the Dockerfile.
+pub(super) fn no_base(name: &str, span: Span) -> Problem {
+    let message = format!("the named context `{name}` holds files: a stage starts from an image or from another stage");
+    let hint = format!("write FROM scratch and COPY --from={name} / /");
+    Problem::new(span, message).hint(hint).fault(Fault::Unsupported)
 }
 
 /// Returns a stage's name, or `stage-N`.
@@ -115,6 +172,6 @@ fn image(name: &str, span: Span) -> Result<Origin, Problem> {
 }
 
 /// Makes the name of an image for a platform.
-pub(super) fn image_name(reference: &str, platform: &super::platform::Platform) -> ImageName {
+pub(super) fn image_name(reference: &str, platform: &Platform) -> ImageName {
     ImageName { reference: reference.to_owned(), platform: platform.to_string() }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use karve_dockerfile::{
-    ast::{self, Argument, Command, Dockerfile, Instruction, Kind, Pair, Word},
+    ast::{self, Argument, Command, Instruction, Kind, Pair, Word},
     closest,
     diagnostic::{Fault, Problem},
     expand::Budget,
@@ -18,12 +18,14 @@ use super::{
     config,
     graph::{From, Mount, Operation, Options, Run, Step},
     lint::Seen,
-    mount,
-    platform::Platform,
-    sources::{self, Origin},
+    mount, platform, remote,
+    sources::{self, Names, Origin},
     transfer,
 };
-use crate::image::config::{History, ImageConfig};
+use crate::image::{
+    config::{History, ImageConfig},
+    platform::Platform,
+};
 
 /// Who wrote a history record, as tools know it.
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
@@ -48,10 +50,10 @@ const STEP_TEXT_CHARACTERS_MAX: usize = 500;
 
 /// What is around a stage and does not change while it is walked.
 pub(super) struct Scope<'a> {
-    pub dockerfile: &'a Dockerfile,
     pub options: &'a Options,
     pub globals: &'a Variables,
     pub machine: &'a Platform,
+    pub names: &'a Names<'a>,
     /// Where the stages of the Dockerfile are in the graph.
     pub positions: &'a [Option<usize>],
     /// The number of this stage in the Dockerfile.
@@ -68,9 +70,11 @@ pub(super) struct Scope<'a> {
 
 impl Scope<'_> {
     /// Resolves `--from`.
-    pub(super) fn from(&self, word: &Word, platform: &Platform) -> Result<From, Problem> {
-        match sources::from(&self.dockerfile.stages, self.current, word)? {
-            Origin::Image(reference) => Ok(From::Image(sources::image_name(&reference, platform))),
+    pub(super) fn from(&self, word: &Word) -> Result<From, Problem> {
+        match self.names.from(self.current, word)? {
+            Origin::Scratch => Err(Problem::new(word.span, "`scratch` has no files")),
+            Origin::Files(number) => Ok(From::Named(number)),
+            Origin::Image(reference) => Ok(From::Image(sources::image_name(&reference, self.names.platform))),
             Origin::Stage(index) => match self.positions.get(index).copied().flatten() {
                 Some(position) => Ok(From::Stage(position)),
                 None if self.partial => Ok(From::Context),
@@ -293,7 +297,8 @@ impl State {
     ) -> Result<(), Problem> {
         let add = matches!(instruction.kind, Kind::Add(_));
         let (copy, created_by) = transfer::plan(self, scope, transfer, add)?;
-        self.push(step_text(&instruction.text), line, Operation::Copy(copy), created_by);
+        let shown = remote::without_userinfo(&instruction.text);
+        self.push(step_text(&shown), line, Operation::Copy(copy), created_by);
         Ok(())
     }
 
@@ -319,7 +324,7 @@ impl State {
         run: &ast::Run,
         line: usize,
     ) -> Result<(), Problem> {
-        if !scope.check_only && !scope.machine.runs(&self.platform) {
+        if !scope.check_only && !platform::runs(scope.machine, &self.platform) {
             let message = format!(
                 "RUN for {} needs emulation, which is not supported: this machine is {}",
                 self.platform, scope.machine
@@ -361,7 +366,7 @@ impl State {
     /// Reads the mounts of a RUN.
     fn mounts(&self, scope: &Scope<'_>, words: &[Word], working_directory: &str) -> Result<Vec<Mount>, Problem> {
         let namespace = scope.options.build_args.get(CACHE_NAMESPACE_ARGUMENT);
-        let from = |word: &Word| scope.from(word, &self.platform);
+        let from = |word: &Word| scope.from(word);
         let mut mounts = Vec::with_capacity(words.len());
         for word in words {
             let around = mount::Around {

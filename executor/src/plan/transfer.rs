@@ -1,5 +1,5 @@
 //! COPY and ADD: the instruction and the state of its stage come in, what to copy comes out, every word expanded. Sources
-//! that are not local files, and operands that are ambiguous, are refused.
+//! that this program does not reach, and operands that are ambiguous, are refused.
 
 use karve_dockerfile::{
     ast::{Heredoc, Transfer, TransferSource, Word},
@@ -10,8 +10,10 @@ use karve_dockerfile::{
 use super::{
     arguments::Expansion,
     graph::{Copy, From, Source},
+    remote::{self, Remote, SourceKind},
     stage::{Scope, State},
 };
+use crate::image::checksum::InvalidChecksum;
 
 /// Makes the copy and the text for the history. `add` is for ADD.
 pub(super) fn plan(
@@ -23,18 +25,19 @@ pub(super) fn plan(
     let name = if add { "ADD" } else { "COPY" };
     let expansion = state.expansion(scope);
     let expanded = |word: &Word| expansion.word(word);
-    refuse_remote_flags(transfer)?;
+    let checksum = transfer.checksum.as_ref().map(expanded).transpose()?.filter(|text| !text.is_empty());
     let mut sources = Vec::with_capacity(transfer.sources.len());
     for source in &transfer.sources {
         sources.push(match source {
             TransferSource::Path(word) => {
-                let path = expanded(word)?;
-                refuse_remote(word, &path, add)?;
-                Source::Path(path)
+                let text = expanded(word)?;
+                let flags = Flags { transfer, checksum: checksum.as_deref() };
+                source_of(word, text, flags, add)?
             }
             TransferSource::Heredoc(heredoc) => inline(expansion, heredoc)?,
         });
     }
+    check_checksum(transfer, checksum.as_deref(), &sources)?;
     // Heredocs come last, as in BuildKit: where both have a name, the heredoc wins.
     sources.sort_by_key(|source| matches!(source, Source::Inline { .. }));
     let destination = expanded(&transfer.destination)?;
@@ -54,7 +57,7 @@ pub(super) fn plan(
         Chmod::parse(mode).map_err(|error| Problem::new(word.span, error.to_string()))?;
     }
     let copy = Copy {
-        from: transfer.from.as_ref().map_or(Ok(From::Context), |word| scope.from(word, &state.platform))?,
+        from: transfer.from.as_ref().map_or(Ok(From::Context), |word| scope.from(word))?,
         sources,
         destination,
         working_directory: super::config::working_directory(&state.config),
@@ -64,6 +67,7 @@ pub(super) fn plan(
         parents: transfer.parents,
         link: transfer.link,
         unpack: add && transfer.unpack.unwrap_or(true),
+        unpack_remote: add && transfer.unpack == Some(true),
     };
     let text = history(name, &copy);
     Ok((copy, text))
@@ -87,7 +91,7 @@ fn history(name: &str, copy: &Copy) -> String {
     }
     for source in &copy.sources {
         match source {
-            Source::Path(path) => push(path),
+            Source::Path(text) | Source::Remote { text, .. } => push(text),
             Source::Inline { name, .. } => push(&format!("<<{name}")),
         }
     }
@@ -109,33 +113,67 @@ fn is_directory(destination: &str) -> bool {
     matches!(last, "" | "." | "..")
 }
 
-/// Refuses flags that only make sense for sources from elsewhere.
-fn refuse_remote_flags(transfer: &Transfer) -> Result<(), Problem> {
-    let remote = "needs a URL or a Git repository as source, which this version does not support";
-    if let Some(word) = &transfer.checksum {
-        return Err(Problem::new(word.span, format!("ADD --checksum {remote}")));
+/// The flags of ADD that sources from elsewhere heed.
+#[derive(Clone, Copy)]
+struct Flags<'a> {
+    transfer: &'a Transfer,
+    checksum: Option<&'a str>,
+}
+
+/// Finds out what a source is.
+fn source_of(word: &Word, text: String, flags: Flags<'_>, add: bool) -> Result<Source, Problem> {
+    let wrong = |message: String| Problem::new(word.span, message);
+    let kind = remote::kind(&text);
+    if !add {
+        return match kind {
+            SourceKind::Path => Ok(Source::Path(text)),
+            SourceKind::Url | SourceKind::ForeignUrl => Err(wrong("source can't be a URL for COPY".into())),
+            SourceKind::Git | SourceKind::ForeignGit => Err(wrong("source can't be a git ref for COPY".into())),
+        };
     }
-    match transfer.keep_git_directory {
-        Some(span) => Err(Problem::new(span, format!("ADD --keep-git-dir {remote}"))),
-        None => Ok(()),
+    let remote = match kind {
+        SourceKind::Path => return Ok(Source::Path(text)),
+        SourceKind::ForeignUrl => {
+            let problem = wrong("ADD of a URL that is neither https:// nor http:// is not supported".into());
+            return Err(problem.fault(Fault::Unsupported));
+        }
+        SourceKind::ForeignGit => {
+            let problem = wrong("ADD of a Git repository over ssh:// or git:// is not supported".into());
+            let hint = "name it by https://, with a token as --secret id=GIT_AUTH_TOKEN,src=FILE if it is not public";
+            return Err(problem.hint(hint).fault(Fault::Unsupported));
+        }
+        SourceKind::Url => {
+            let checksum = flags.checksum.map(str::parse).transpose();
+            let checksum = checksum.map_err(|error: InvalidChecksum| flags.wrong_checksum(word, error.to_string()))?;
+            Remote::Url(remote::file(&text, checksum).map_err(wrong)?)
+        }
+        SourceKind::Git => {
+            let mut repository = remote::repository(&text).map_err(wrong)?;
+            if let Some(checksum) = flags.checksum {
+                repository.set_checksum(checksum).map_err(|message| flags.wrong_checksum(word, message))?;
+            }
+            repository.keep_git_directory |= flags.transfer.keep_git_directory.is_some();
+            Remote::Git(repository)
+        }
+    };
+    Ok(Source::Remote { text, remote })
+}
+
+impl Flags<'_> {
+    /// Puts a problem of `--checksum` where the flag is.
+    fn wrong_checksum(&self, source: &Word, message: String) -> Problem {
+        Problem::new(self.transfer.checksum.as_ref().map_or(source.span, |word| word.span), message)
     }
 }
 
-/// Refuses sources from elsewhere.
-fn refuse_remote(word: &Word, path: &str, add: bool) -> Result<(), Problem> {
-    let lower = path.to_ascii_lowercase();
-    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| lower.starts_with(prefix));
-    let url = starts(&["http://", "https://", "ftp://"]);
-    let repository = lower.split(['#', '?']).next().is_some_and(|address| address.rsplit('.').next() == Some("git"));
-    let git = starts(&["git://", "ssh://", "git@"]) || (url && repository);
-    let (message, fault) = match (git, url, add) {
-        (false, false, _) => return Ok(()),
-        (true, _, false) => ("source can't be a git ref for COPY", Fault::Mistake),
-        (false, true, false) => ("source can't be a URL for COPY", Fault::Mistake),
-        (true, _, true) => ("ADD of a Git repository is not supported by this version", Fault::Unsupported),
-        (false, true, true) => ("ADD of a URL is not supported by this version", Fault::Unsupported),
-    };
-    Err(Problem::new(word.span, message).fault(fault))
+/// Refuses a checksum that is for several sources, or for local ones.
+fn check_checksum(transfer: &Transfer, checksum: Option<&str>, sources: &[Source]) -> Result<(), Problem> {
+    let (Some(word), Some(_)) = (&transfer.checksum, checksum) else { return Ok(()) };
+    match sources {
+        [Source::Remote { .. }] => Ok(()),
+        [_] => Err(Problem::new(word.span, "checksum requires HTTP(S) or Git sources")),
+        _ => Err(Problem::new(word.span, "checksum can't be specified for multiple sources")),
+    }
 }
 
 #[cfg(test)]

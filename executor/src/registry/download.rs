@@ -13,12 +13,14 @@ use super::{
     error::RegistryError,
     exchange::failure_of,
     retry::Failure,
-    transport::{Attempt, Authorization, Request, host_of, next_chunk},
+    transport::{Attempt, Authorization, Request, next_chunk},
 };
 use crate::{
     image::checksum::{Checksum, Hasher},
     secret::Secret,
 };
+
+pub use super::transport::host_of;
 
 /// The largest file that is fetched: 64 GiB.
 const DOWNLOAD_BYTES_MAX: u64 = 64 << 30;
@@ -120,6 +122,11 @@ struct Broken {
 type Ended<T> = Result<Result<T, Broken>, DownloadError>;
 
 impl Registry {
+    /// The certificates that are trusted for a host beside the system's, in PEM.
+    pub fn certificates(&self, host: &str) -> Option<String> {
+        self.shared.authenticator.transport().certificates(host)
+    }
+
     /// Fetches a file into `path`, which is created or emptied.
     pub async fn download(&self, download: &Download<'_>, path: &Path) -> Result<Downloaded, DownloadError> {
         let _turn = self.transfer().await;
@@ -140,13 +147,11 @@ impl Registry {
         let url = download.url;
         let refused = |reason: String| DownloadError::Refused { url: shown(url), reason };
         let mut plain = url.clone();
-        // Credentials travel as a header, which redirects do not take elsewhere.
-        let had_user = plain.set_username("").is_ok() && plain.set_password(None).is_ok();
-        let value = match &download.authorization {
-            Some(value) => Some(value.expose().clone()),
-            None if had_user => basic(url),
-            None => None,
-        };
+        // Credentials travel as a header of this origin, which redirects do not take elsewhere.
+        if plain.set_username("").is_err() || plain.set_password(None).is_err() {
+            return Err(refused("the URL has no host".into()));
+        }
+        let value = download.authorization.as_ref().map(|value| value.expose().clone()).or_else(|| basic(url));
         let authorization = match value.map(|value| HeaderValue::from_str(&value)) {
             None => None,
             Some(Ok(mut value)) => {
@@ -221,10 +226,11 @@ async fn receive(mut response: reqwest::Response, download: &Download<'_>, path:
 /// Returns a URL as messages have it: without user, password and fragment.
 pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
-    // A URL that has a host may be without them.
-    let _ = (url.set_username(""), url.set_password(None));
     url.set_fragment(None);
-    url.to_string()
+    // Only a URL without a host fails, which has neither.
+    match url.set_username("").and_then(|()| url.set_password(None)) {
+        Ok(()) | Err(()) => url.to_string(),
+    }
 }
 
 /// The header for the user and the password that a URL has.

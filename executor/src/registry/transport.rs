@@ -172,6 +172,12 @@ impl Transport {
         self.hosts.get(host).is_some_and(|host| host.policy.plain_http)
     }
 
+    /// Returns the certificates that are trusted for a host beside the system's.
+    pub(super) fn certificates(&self, host: &str) -> Option<String> {
+        let pem = &self.hosts.get(host)?.policy.ca_pem;
+        String::from_utf8(pem.clone()).ok().filter(|pem| !pem.is_empty())
+    }
+
     /// Sends a request on behalf of a registry and follows redirects; the answer may have any status.
     pub(super) async fn send(
         &self,
@@ -273,7 +279,7 @@ pub(super) async fn next_chunk(response: &mut Response) -> Result<Option<impl De
 }
 
 /// Returns `host` or `host:port`, as references name registries.
-pub(super) fn host_of(url: &Url) -> String {
+pub fn host_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

@@ -3,12 +3,15 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use karve_api::Reason;
 use karve_dockerfile::{chmod::InvalidChmod, ignore::IgnoreError};
 
+use super::remote::RemoteError;
 use crate::{
+    context::{directory::DirectoryError, view::BuildContextError},
     filesystem::{copy::CopyError, path::TreePath, users::UserError, view::ViewError},
     image::digest::Digest,
     layer::error::LayerError,
@@ -69,6 +72,22 @@ pub enum SolveError {
         /// Why.
         source: io::Error,
     },
+    /// A named context cannot be fetched.
+    #[error("the named context `{name}`")]
+    RemoteContext {
+        /// The name that `--build-context` gives it.
+        name: String,
+        /// Why.
+        source: Arc<RemoteError>,
+    },
+    /// A named context cannot be read.
+    #[error("the named context `{name}`")]
+    NamedContext {
+        /// The name that `--build-context` gives it.
+        name: String,
+        /// Why.
+        source: Box<BuildContextError>,
+    },
     /// A file of the work directory cannot be read or written.
     #[error("cannot use `{}`", path.display())]
     File {
@@ -127,6 +146,9 @@ pub enum StepError {
     /// The command could not be run.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// A source of ADD that is elsewhere cannot be fetched.
+    #[error(transparent)]
+    Remote(#[from] Arc<RemoteError>),
     /// The work directory cannot be used.
     #[error("the work directory cannot be used")]
     Work(#[source] io::Error),
@@ -168,7 +190,7 @@ impl StepError {
         }
     }
 
-    fn reason(&self) -> Reason {
+    pub(super) fn reason(&self) -> Reason {
         match self {
             Self::Copy(CopyError::Missing { .. }) => Reason::FileNotFound,
             Self::User(_) | Self::Copy(_) | Self::Chmod(_) | Self::Exclude(_) => Reason::DockerfileInvalid,
@@ -177,6 +199,7 @@ impl StepError {
             Self::RunFailed { .. } => Reason::RunFailed,
             Self::OutOfMemory(_) => Reason::OutOfMemory,
             Self::Sandbox(error) => reason_of_sandbox(error),
+            Self::Remote(error) => error.reason(),
             Self::Work(error) => reason_of(error),
             Self::Solve(error) => error.reason(),
         }
@@ -196,6 +219,11 @@ impl SolveError {
             Self::Registry(error) => reason_of_registry(error),
             Self::Layer(error) => reason_of_chain(error),
             Self::DiffId { .. } | Self::Base(_) | Self::LayerMediaType { .. } => Reason::DockerfileInvalid,
+            Self::RemoteContext { source, .. } => source.reason(),
+            Self::NamedContext { source, .. } => match **source {
+                BuildContextError::Directory(DirectoryError::Open { .. }) => Reason::ContextNotFound,
+                BuildContextError::Directory(_) | BuildContextError::Changed(_) => Reason::ContextInvalid,
+            },
             Self::Context { source, .. } | Self::File { source, .. } => reason_of(source),
             Self::Internal(_) => Reason::Internal,
         }

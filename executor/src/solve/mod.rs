@@ -9,10 +9,12 @@
 
 pub mod assemble;
 mod caches;
+pub mod contexts;
 mod copy;
 pub mod error;
 pub mod layers;
 mod mounts;
+pub mod remote;
 mod remove;
 mod rootfs;
 pub mod secrets;
@@ -29,16 +31,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use tokio::sync::watch;
 
 use self::{
-    error::SolveError, layers::Layers, secrets::Secrets, stage::StageRun, upload::Uploader, work::WorkDirectory,
+    contexts::Contexts,
+    error::{SolveError, StepError},
+    layers::Layers,
+    remote::Remotes,
+    secrets::Secrets,
+    stage::StageRun,
+    upload::Uploader,
+    work::WorkDirectory,
 };
 pub use self::{mounts::Mounts, rootfs::Roots, stage::StageResult};
 use crate::{
-    context::view::BuildContext,
-    plan::graph::{Base, Graph, ImageName},
+    plan::graph::{Base, Graph, ImageName, Operation, Source},
     progress::Progress,
     registry::BaseImage,
     sandbox::client::Sandbox,
@@ -51,8 +59,10 @@ pub struct Solver {
     pub graph: Graph,
     /// How errors call the Dockerfile.
     pub dockerfile_name: String,
-    /// The build context; `None` when no step reads it.
-    pub context: BuildContext,
+    /// The build context and the named ones.
+    pub contexts: Arc<Contexts>,
+    /// What ADD takes from elsewhere.
+    pub remotes: Arc<Remotes>,
     /// The images that the graph names.
     pub images: BTreeMap<ImageName, BaseImage>,
     /// Layers and their indexes, each fetched once.
@@ -73,6 +83,8 @@ pub struct Solver {
     pub progress: Arc<Progress>,
     /// Time of the image, of new history records and of what COPY, ADD and WORKDIR create: seconds since 1970.
     pub epoch: i64,
+    /// The name of the machine that RUN sees; `None` is the usual one.
+    pub hostname: Option<String>,
     /// Compressing threads for each layer.
     pub threads: usize,
     /// Steps that were run or copied.
@@ -105,10 +117,32 @@ impl Solver {
                 Ok::<_, SolveError>(StageTime { name: stage.name.clone(), duration: started.elapsed() })
             }
         });
-        let times = try_join_all(stages).await?;
+        let (times, _) = try_join(try_join_all(stages), self.fetch_remotes()).await?;
         let target =
             slots[self.graph.target].borrow().clone().ok_or(SolveError::Internal("the target stage has no result"))?;
         Ok((target, times))
+    }
+
+    /// Fetches what steps will take from elsewhere, all at once. The steps find it ready, or wait for it.
+    async fn fetch_remotes(&self) -> Result<Vec<()>, SolveError> {
+        let steps = self.graph.stages.iter().flat_map(|stage| stage.steps.iter().map(move |step| (stage, step)));
+        let fetches = steps.flat_map(|(stage, step)| {
+            let sources = match &step.operation {
+                Operation::Copy(copy) => copy.sources.as_slice(),
+                Operation::Metadata | Operation::Directory { .. } | Operation::Run(_) => &[],
+            };
+            sources.iter().filter_map(move |source| match source {
+                Source::Remote { remote, .. } => Some((stage, step, remote)),
+                Source::Path(_) | Source::Inline { .. } => None,
+            })
+        });
+        try_join_all(fetches.map(|(stage, step, remote)| async {
+            match self.remotes.get(remote).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(StepError::Remote(error).at(&self.dockerfile_name, &stage.name, step)),
+            }
+        }))
+        .await
     }
 
     /// Which stages' layers become part of the image: the target and the stages below it.

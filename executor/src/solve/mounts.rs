@@ -161,7 +161,7 @@ impl StageRun<'_> {
                     self.solver.materialise(&mut stage).await
                 }
                 From::Image(name) => self.solver.materialise(&mut self.solver.image(name)?).await,
-                From::Context => Ok(vec![self.unpacked_part(from, source, target).await?]),
+                From::Context | From::Named(_) => Ok(vec![self.unpacked_part(from, source, target).await?]),
             }
         });
         Ok((lowers.await?.clone(), place))
@@ -179,7 +179,7 @@ impl StageRun<'_> {
         let mut changes = view.changes_at(&resolved.path, &TreePath::clean(PART.as_bytes()));
         for change in &mut changes {
             if let Action::Put(metadata, _) = &mut change.action
-                && *from == From::Context
+                && matches!(from, From::Context | From::Named(_))
             {
                 (metadata.uid, metadata.gid, metadata.mtime) = (0, 0, solver.epoch);
             }

@@ -82,7 +82,7 @@ impl StageRun<'_> {
             mounts: mem::take(&mut mounts.requests),
             network_none: run.network_none,
             script: run.script.as_ref().map(|(name, content)| Script { name: name.clone(), content: content.to_vec() }),
-            hostname: HOSTNAME.to_owned(),
+            hostname: solver.hostname.clone().unwrap_or_else(|| HOSTNAME.to_owned()),
             layer: Some(Output {
                 blob: solver.work.unused("layer"),
                 index: index.clone(),

@@ -27,6 +27,11 @@ impl Secrets {
         }
     }
 
+    /// Reads the value of an id, if it was given.
+    pub(super) fn get(&self, id: &str) -> Result<Option<Secret<Vec<u8>>>, StepError> {
+        self.0.get(id).map(|source| read(id, source)).transpose()
+    }
+
     /// Returns the values that are text, to hide them in the output. A secret that cannot be read is left to its step.
     pub fn texts(&self) -> Vec<String> {
         let values = self.0.iter().filter_map(|(id, source)| read(id, source).ok());

@@ -9,11 +9,15 @@
     reason = "tests fail by panicking; clippy knows only those in `#[test]` functions"
 )]
 
+mod arguments;
 mod bad_input;
 mod build;
+mod contexts;
 mod instructions;
 mod mounts;
 mod output;
+mod platforms;
 mod registries;
+mod remote;
 mod resources;
 mod secrets;

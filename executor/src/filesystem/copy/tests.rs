@@ -3,9 +3,12 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::filesystem::{
-    entry::Xattr,
-    notation::{self, path},
+use crate::{
+    filesystem::{
+        entry::Xattr,
+        notation::{self, path},
+    },
+    plan::remote::{self, SourceKind},
 };
 
 /// The time that copies get here; entries that keep their own have others.
@@ -54,6 +57,7 @@ struct Case<'case> {
     parents: bool,
     link: bool,
     archives: BTreeMap<TreePath, Vec<Change>>,
+    fetched: BTreeMap<Remote, Fetched>,
 }
 
 impl Default for Case<'_> {
@@ -68,6 +72,7 @@ impl Default for Case<'_> {
             parents: false,
             link: false,
             archives: BTreeMap::new(),
+            fetched: BTreeMap::new(),
         }
     }
 }
@@ -80,6 +85,7 @@ impl Case<'_> {
             .into_iter()
             .map(|word| match word.split_once("<<") {
                 Some((content, name)) => Source::Inline { name: name.to_owned(), content: content.as_bytes().into() },
+                None if word.starts_with("https://") => Source::Remote { text: word.to_owned(), remote: remote(word) },
                 None => Source::Path(word.to_owned()),
             })
             .collect();
@@ -93,6 +99,7 @@ impl Case<'_> {
             parents: self.parents,
             link: self.link,
             archives: &self.archives,
+            fetched: &self.fetched,
             from_context: self.from_context,
             mtime: Some(NOW),
         };
@@ -284,6 +291,7 @@ fn k9_extended_attributes_are_kept() {
         parents: false,
         link: false,
         archives: &BTreeMap::new(),
+        fetched: &BTreeMap::new(),
         from_context: true,
         mtime: Some(NOW),
     };
@@ -358,6 +366,65 @@ fn h3_heredocs_are_files_of_root() {
     check("text<<note more<<other /x/", "d 0755 0:0 /x @7\nf 0644 0:0 /x/note text @7\nf 0644 0:0 /x/other more @7");
     let case = Case { ownership: Some((1, 2)), chmod: Some("0700"), from_context: false, ..Case::default() };
     case.check("text<<note /etc", "d 0755 0:0 /etc @1\nf 0700 1:2 /etc/note text @7");
+}
+
+/// The source that a URL is.
+fn remote(url: &str) -> Remote {
+    match remote::kind(url) {
+        SourceKind::Git => Remote::Git(remote::repository(url).unwrap()),
+        _ => Remote::Url(remote::file(url, None).unwrap()),
+    }
+}
+
+/// A copy of `https://x/file`, and of a directory of `https://x/y.git`.
+fn fetched(entries: Option<&str>, mtime: Option<i64>) -> Case<'static> {
+    let Kind::File(content) = notation::file("U") else { panic!() };
+    let entries = entries.map(notation::changes);
+    let file = Fetched::File { name: "file".into(), mtime: 5, content, entries };
+    let tree = "f 0644 1:1 /outside O @1\nd 0755 1:1 /d @1\nf 0755 1:1 /d/run R @2\nl 0777 1:1 /d/l -> run @3";
+    let tree = Fetched::Tree { view: notation::view(tree), root: path("/d"), mtime };
+    let fetched = [("https://x/file", file), ("https://x/y.git", tree)];
+    Case { fetched: fetched.map(|(url, fetched)| (remote(url), fetched)).into(), ..Case::default() }
+}
+
+#[test]
+fn k15_a_file_from_elsewhere_is_roots_alone_and_has_its_own_time() {
+    let case = fetched(None, None);
+    case.check("https://x/file /n", "f 0600 0:0 /n U @5");
+    case.check("https://x/file /n/", "d 0755 0:0 /n @7\nf 0600 0:0 /n/file U @5");
+    case.check("https://x/file /etc", "d 0755 0:0 /etc @1\nf 0600 0:0 /etc/file U @5");
+    let sources = "a.txt https://x/file text<<note /n/";
+    case.check(
+        sources,
+        "d 0755 0:0 /n @7\nf 0644 0:0 /n/a.txt A @7\nf 0600 0:0 /n/file U @5\nf 0644 0:0 /n/note text @7",
+    );
+    let case = Case { ownership: Some((3, 4)), chmod: Some("0755"), ..case };
+    case.check("https://x/file /n", "f 0755 3:4 /n U @5");
+    let case = Case { exclude: |relative| *relative == path("/file"), ..case };
+    case.check("https://x/file /n", "");
+    check(
+        "https://x/file /n",
+        "error: \"/https:/x/file\": not found: no such file or directory in what is copied from",
+    );
+}
+
+#[test]
+fn k15_an_archive_from_elsewhere_is_unpacked_into_the_destination() {
+    let case = fetched(Some("f 0640 3:4 /a A @3"), None);
+    case.check("https://x/file /n", "d 0755 0:0 /n @7\nf 0640 3:4 /n/a A @3");
+}
+
+#[test]
+fn k15_a_repository_is_the_contents_of_its_directory() {
+    let case = fetched(None, None);
+    case.check("https://x/y.git /n", "d 0755 0:0 /n @7\nl 0777 0:0 /n/l -> run @7\nf 0755 0:0 /n/run R @7");
+    case.check(
+        "https://x/y.git a.txt /app/",
+        "d 0700 5:5 /app @7\nf 0644 0:0 /app/a.txt A @7\nl 0777 0:0 /app/l -> run @7\nf 0755 0:0 /app/run R @7",
+    );
+    case.check("https://x/y.git /file", "error: cannot copy to non-directory: /file");
+    let case = Case { exclude: |relative| *relative == path("/l"), ..fetched(None, Some(9)) };
+    case.check("https://x/y.git /n", "d 0755 0:0 /n @9\nf 0755 0:0 /n/run R @9");
 }
 
 /// Checks what ADD does with `/a.txt`, were it this archive.

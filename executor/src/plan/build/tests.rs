@@ -9,7 +9,10 @@ use proptest::prelude::*;
 use karve_dockerfile::parse;
 
 use super::*;
-use crate::plan::graph::{Copy, From, Operation, Run, Source};
+use crate::plan::{
+    graph::{Copy, From, Operation, Run, Source},
+    remote::{self, Remote},
+};
 
 mod mounts;
 
@@ -332,8 +335,12 @@ fn f7_a_later_stage_of_a_name_shadows_an_earlier_one() {
 
 #[test]
 fn f8_platforms_are_passed_on_and_foreign_ones_do_not_run() {
-    let stage = case("FROM --platform=$TARGETPLATFORM scratch\nCOPY a b").platform("linux/arm64").stage();
-    assert_eq!(stage.config.architecture, "arm64");
+    // BuildKit v0.34.2: nothing is for the platform of the result, whatever its FROM asks for.
+    let stage = case("FROM --platform=$BUILDPLATFORM scratch\nCOPY a b").platform("linux/arm64/v8").stage();
+    assert_eq!((stage.config.architecture.as_str(), stage.config.variant), ("arm64", None));
+    let base =
+        case("FROM --platform=$BUILDPLATFORM a\nRUN x\nFROM scratch\nCOPY --from=0 /b /").platform("linux/arm/v7");
+    assert_eq!(base.needs(), ["a linux/amd64"]);
     case("FROM scratch\nRUN x").platform("linux/arm64").check_error(&[
         "2:1: RUN for linux/arm64 needs emulation, which is not supported: this machine is linux/amd64",
     ]);
@@ -540,7 +547,7 @@ fn h3_bodies_of_copy_are_expanded_unless_quoted() {
         let stage = scratch_stage(text);
         match &copies(&stage)[0].sources[0] {
             Source::Inline { content, .. } => String::from_utf8(content.to_vec()).unwrap(),
-            Source::Path(path) => panic!("{path}"),
+            Source::Path(text) | Source::Remote { text, .. } => panic!("{text}"),
         }
     };
     assert_eq!(body("ENV V=val\nCOPY <<E /x\n$V \"q\" \\$V \\\\ \\x\nE"), "val \"q\" $V \\ x\n");
@@ -627,14 +634,54 @@ fn k14_add_unpacks_unless_told_not_to() {
 }
 
 #[test]
-fn k15_sources_from_elsewhere_are_refused() {
+fn k15_add_takes_urls_and_repositories_and_copy_does_not() {
     check_error("COPY https://x/y /z", &["2:6: source can't be a URL for COPY"]);
     check_error("COPY git@host:x.git /z", &["2:6: source can't be a git ref for COPY"]);
-    check_error("ADD https://x/y /z", &["2:5: ADD of a URL is not supported by this version"]);
-    check_error("ADD https://x/y.git#v1 /z", &["2:5: ADD of a Git repository is not supported by this version"]);
-    let remote = "needs a URL or a Git repository as source, which this version does not support";
-    check_error("ADD --checksum=sha256:0 a b", &[&format!("2:5: ADD --checksum {remote}")]);
-    check_error("ADD --keep-git-dir a b", &[&format!("2:5: ADD --keep-git-dir {remote}")]);
+    check_error("COPY https://x/y.git /z", &["2:6: source can't be a git ref for COPY"]);
+    check_error("ADD ftp://x/y /z", &["2:5: ADD of a URL that is neither https:// nor http:// is not supported"]);
+    let git = "2:5: ADD of a Git repository over ssh:// or git:// is not supported";
+    check_error("ADD git@host:x.git /z", &[git]);
+    check_error("ADD ssh://git@host/x.git /z", &[git]);
+    check_error("ADD https://x/y.git?depth=1 /z", &["2:5: unexpected query \"depth\""]);
+    let stage = scratch_stage("ARG H=https://x\nADD --keep-git-dir --unpack a $H/b?c=d $H/e.git#v1:sub /z/");
+    let copy = copies(&stage)[0];
+    let mut repository = remote::repository("https://x/e.git#v1:sub").unwrap();
+    repository.keep_git_directory = true;
+    let remote = |text: &str, remote| Source::Remote { text: text.into(), remote };
+    assert_eq!(
+        copy.sources,
+        [
+            Source::Path("a".into()),
+            remote("https://x/b?c=d", Remote::Url(remote::file("https://x/b?c=d", None).unwrap())),
+            remote("https://x/e.git#v1:sub", Remote::Git(repository)),
+        ]
+    );
+    assert_eq!((copy.unpack, copy.unpack_remote), (true, true));
+    assert_eq!(history(&stage)[1], "ADD a https://x/b?c=d https://x/e.git#v1:sub /z/ # buildkit");
+    let stage = scratch_stage("ADD https://x/b /");
+    assert_eq!((copies(&stage)[0].unpack, copies(&stage)[0].unpack_remote), (true, false));
+}
+
+#[test]
+fn k15_a_checksum_is_for_one_source_from_elsewhere() {
+    let zeros = "0".repeat(64);
+    let stage = scratch_stage(&format!("ARG S={zeros}\nADD --checksum=sha256:$S https://x/y /z"));
+    let checksum = format!("sha256:{zeros}").parse().unwrap();
+    let Source::Remote { remote, .. } = &copies(&stage)[0].sources[0] else { panic!("{stage:?}") };
+    assert_eq!(*remote, Remote::Url(remote::file("https://x/y", Some(checksum)).unwrap()));
+    let flag = format!("ADD --checksum=sha256:{zeros}");
+    check_error(&format!("{flag} a /z"), &["2:5: checksum requires HTTP(S) or Git sources"]);
+    check_error(
+        &format!("{flag} https://x/a https://x/b /z/"),
+        &["2:5: checksum can't be specified for multiple sources"],
+    );
+    let invalid = "is not a checksum such as sha256:e3b0c442… (sha256, sha384 or sha512, and all digits in lower case)";
+    check_error("ADD --checksum=abc https://x/a /z", &[&format!("2:5: `abc` {invalid}")]);
+    check_error(
+        "ADD --checksum=xyz https://x/a.git /z",
+        &["2:5: invalid checksum \"xyz\" for a Git source, expected the digits of a commit"],
+    );
+    check_error("ADD --checksum=abc https://x/a.git?commit=def /z", &["2:5: checksum mismatch \"abc\" != \"def\""]);
 }
 
 #[test]
@@ -713,3 +760,5 @@ proptest! {
         }
     }
 }
+
+mod contexts;
