@@ -168,6 +168,9 @@ impl FromLines<'_> {
     /// Finds the stages that named contexts replace. A wrong platform is told where the stage is needed.
     fn replaced<'c>(&self, contexts: &'c Contexts) -> Vec<Option<&'c NamedContext>> {
         let stages = self.dockerfile.stages.iter().enumerate();
+        if contexts.is_empty() {
+            return stages.map(|_| None).collect();
+        }
         let replaced = stages.map(|(index, stage)| {
             let asked = self.asked(index).ok().flatten();
             contexts.find(stage.name.as_deref()?, asked.as_ref().unwrap_or(self.platform))

@@ -43,9 +43,13 @@ impl Contexts {
         Ok(())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Finds what replaces a stage or an image: the entry for the platform, else the one for all platforms.
     pub(super) fn find(&self, name: &str, platform: &Platform) -> Option<&NamedContext> {
-        if self.0.is_empty() || RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
+        if self.is_empty() || RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
             return None;
         }
         let key = key(name)?;
