@@ -41,6 +41,7 @@ use crate::{
     secret::Secret,
     solve::{
         Mounts, Roots, Solver, StageTime,
+        agents::Agents,
         assemble::{self, Image},
         contexts::Contexts,
         error::SolveError,
@@ -144,6 +145,7 @@ async fn make(
     if let Some(digest) = adopt(options, registry).await? {
         return Ok(Built { digest: Some(digest), adopted: true, ..Built::default() });
     }
+    let agents = Agents::open(&options.agents).map_err(|(id, source)| BuildError::Agent { id, source })?;
     let mut directory = Directory::open(&options.context.to_string_lossy())?;
     if let Some(path) = &options.context_sub_path {
         directory = directory.subdirectory(path)?;
@@ -177,6 +179,7 @@ async fn make(
         mounts: Mounts::default(),
         sandbox,
         secrets: Secrets::new(options.secrets.clone()),
+        agents,
         work: Arc::clone(work),
         progress: Arc::clone(progress),
         epoch: epoch(options)?,

@@ -81,6 +81,9 @@ pub struct BuildFlags {
     /// Secret for RUN --mount=type=secret: id=NAME,src=FILE or id=NAME,env=VARIABLE; may be repeated
     #[arg(long, value_name = "SPEC")]
     pub secret: Vec<String>,
+    /// SSH agent for RUN --mount=type=ssh: default (`SSH_AUTH_SOCK`), ID=SOCKET, ID=KEYFILE[,KEYFILE...] or id=ID,env=VARIABLE; may be repeated
+    #[arg(long, value_name = "SPEC")]
+    pub ssh: Vec<String>,
     /// Build only, push nothing
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_name = "BOOL")]
     pub no_push: Switch,
@@ -232,7 +235,7 @@ impl FromStr for Switch {
 }
 
 /// kaniko's flags that have lost their point here, each with the reason, and those that are not supported (no reason).
-const FOREIGN: [(&str, Option<&str>); 43] = [
+const FOREIGN: [(&str, Option<&str>); 42] = [
     ("cache", None),
     ("cache-copy-layers", None),
     ("cache-dir", None),
@@ -269,7 +272,6 @@ const FOREIGN: [(&str, Option<&str>); 43] = [
     ("skip-tls-verify-pull", None),
     ("snapshot-mode", Some("changes are taken from the overlay, not found by comparing files")),
     ("snapshotMode", Some("changes are taken from the overlay, not found by comparing files")),
-    ("ssh", None),
     ("tar-path", None),
     ("tarPath", None),
     ("use-new-run", Some("changes are taken from the overlay, not found by comparing files")),

@@ -9,6 +9,7 @@
 //! `karve_dockerfile`, `plan`, `image` and the copy rules of `filesystem` are pure; the effects are in `context`, `solve`,
 //! `sandbox`, `layer` and `registry`. Library code never prints, never exits and never reads the environment.
 
+pub mod agent;
 pub mod build;
 pub mod check;
 pub mod context;

@@ -15,6 +15,9 @@ use crate::{
     secret::Secret,
 };
 
+/// The variable that names the socket of the user's SSH agent.
+const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
+
 /// A mistake on the command line.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
@@ -65,6 +68,20 @@ pub enum ContextSource {
     Remote(Remote),
 }
 
+/// What an SSH agent for steps is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentSource {
+    /// The socket of another agent, or files with private keys.
+    Paths(Vec<PathBuf>),
+    /// One private key; it came from the environment.
+    Key {
+        /// The variable that held it.
+        variable: String,
+        /// The text of the key.
+        value: Secret<Vec<u8>>,
+    },
+}
+
 /// How one registry is spoken to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostOptions {
@@ -99,6 +116,8 @@ pub struct Options {
     pub annotations: BTreeMap<String, String>,
     /// RUN secrets by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// SSH agents by id.
+    pub agents: BTreeMap<String, AgentSource>,
     /// What is special about registries, by host.
     pub registries: BTreeMap<String, HostOptions>,
     /// `--timestamp` or `SOURCE_DATE_EPOCH`: seconds since 1970.
@@ -195,6 +214,7 @@ impl Options {
             oci_layout: flags.oci_layout_path.clone(),
             annotations: pairs("annotation", &flags.annotation)?,
             secrets: secrets(&flags.secret, environment)?,
+            agents: agents(&flags.ssh, environment)?,
             timestamp,
             hostname: special.hostname,
             require_userns: isolation(&flags.isolation)?,
@@ -296,6 +316,37 @@ fn secrets(specs: &[String], environment: &Environment) -> Result<BTreeMap<Strin
     Ok(secrets)
 }
 
+fn agents(specs: &[String], environment: &Environment) -> Result<BTreeMap<String, AgentSource>, OptionsError> {
+    let mut agents = BTreeMap::new();
+    for spec in specs {
+        let wrong = |problem: String| invalid("ssh", spec, problem);
+        let variable = |name: &str| {
+            let value = environment.variables.get(name).filter(|value| !value.is_empty());
+            value.ok_or_else(|| wrong(format!("names the variable {name}, which is not set")))
+        };
+        let from_variable = spec.strip_prefix("id=").and_then(|rest| rest.split_once(",env="));
+        let (id, source) = if let Some((id, name)) = from_variable {
+            let value = Secret::new(variable(name)?.clone().into_bytes());
+            (id, AgentSource::Key { variable: name.to_owned(), value })
+        } else {
+            match spec.split_once('=') {
+                Some((id, paths)) if !paths.is_empty() => {
+                    (id, AgentSource::Paths(paths.split(',').map(PathBuf::from).collect()))
+                }
+                Some((id, _)) => (id, AgentSource::Paths(vec![variable(AGENT_VARIABLE)?.into()])),
+                None => (spec.as_str(), AgentSource::Paths(vec![variable(AGENT_VARIABLE)?.into()])),
+            }
+        };
+        if id.is_empty() {
+            return Err(wrong("has no id".into()));
+        }
+        if agents.insert(id.to_owned(), source).is_some() {
+            return Err(wrong(format!("has the id of another: {id}")));
+        }
+    }
+    Ok(agents)
+}
+
 fn registries(flags: &BuildFlags, destinations: &[Reference]) -> Result<BTreeMap<String, HostOptions>, OptionsError> {
     let mut hosts: BTreeMap<String, HostOptions> = BTreeMap::new();
     let pushed = |switch: Switch| {
@@ -346,7 +397,7 @@ mod tests {
         let arguments = std::iter::once("karve").chain(line.split_whitespace()).map(str::to_owned);
         let Command::Build(flags) = parse(arguments).unwrap().command else { panic!("not build") };
         let environment = Environment {
-            variables: [("TOKEN", "from-env"), ("VERSION", "7")]
+            variables: [("TOKEN", "from-env"), ("VERSION", "7"), ("SSH_AUTH_SOCK", "/agent")]
                 .map(|(name, value)| (name.into(), value.into()))
                 .into(),
             ..Environment::default()
@@ -378,6 +429,20 @@ mod tests {
         assert_eq!(platform("--platform linux/aarch64/v8"), "linux/arm64");
         assert_eq!(platform("--custom-platform linux/arm"), "linux/arm/v7");
         assert_eq!(platform("--platform arm64"), "linux/arm64");
+    }
+
+    #[test]
+    fn r7_an_agent_is_a_socket_key_files_or_a_variable() {
+        let line = "-d r.example/a --ssh default --ssh a=/k1,/k2 --ssh id=/k3 --ssh id=b,env=TOKEN";
+        let paths = |paths: &[&str]| AgentSource::Paths(paths.iter().map(PathBuf::from).collect());
+        let key = AgentSource::Key { variable: "TOKEN".into(), value: Secret::new(b"from-env".to_vec()) };
+        let expected =
+            [("default", paths(&["/agent"])), ("a", paths(&["/k1", "/k2"])), ("id", paths(&["/k3"])), ("b", key)];
+        assert_eq!(options(line).unwrap().agents, expected.map(|(id, source)| (id.to_owned(), source)).into());
+        check_error("-d r.example/a --ssh =/x", "--ssh: `=/x` has no id");
+        check_error("-d r.example/a --ssh a=/x --ssh a=/y", "--ssh: `a=/y` has the id of another: a");
+        let absent = "--ssh: `id=a,env=ABSENT` names the variable ABSENT, which is not set";
+        check_error("-d r.example/a --ssh id=a,env=ABSENT", absent);
     }
 
     #[test]

@@ -7,6 +7,7 @@ source "$(dirname "$0")/settings.sh"
 packages=(gcc libc6-dev make git ca-certificates busybox-static)
 [ "${1:-}" = small ] || packages+=(
   bzip2 python3 xz-utils                # other writers of archives, for tests of layers
+  openssh-client                        # keys and another client, for tests of SSH agents
   curl openssl perl-base                # certificates, readiness, the registry's password file
   docker-registry skopeo                # the registry, and an independent client of it
   iproute2 nftables                     # the node's network

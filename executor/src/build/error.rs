@@ -6,6 +6,7 @@ use karve_api::Reason;
 use karve_dockerfile::diagnostic::{Diagnostics, Fault};
 
 use crate::{
+    agent::AgentError,
     context::{budget::VOLUME_SIZE_HINT, directory::DirectoryError, view::BuildContextError},
     image::platform::InvalidPlatform,
     registry::RegistryError,
@@ -44,6 +45,14 @@ pub enum BuildError {
     /// The Dockerfile has a RUN, and nothing may be run here.
     #[error("RUN cannot be executed in this Pod: {0}")]
     Isolation(String),
+    /// An SSH agent cannot be used.
+    #[error("--ssh {id}")]
+    Agent {
+        /// Which.
+        id: String,
+        /// Why.
+        source: AgentError,
+    },
     /// A platform has the wrong form.
     #[error(transparent)]
     Platform(#[from] InvalidPlatform),
@@ -104,6 +113,7 @@ impl BuildError {
                 Fault::StageNotFound => Reason::StageNotFound,
                 Fault::Unsupported => Reason::Unsupported,
             },
+            Self::Agent { .. } => Reason::SecretNotFound,
             Self::Platform(_) | Self::Lint(_) => Reason::DockerfileInvalid,
             Self::Registry(error) => reason_of_registry(error),
             Self::Solve(error) => error.reason(),

@@ -130,6 +130,9 @@ pub enum StepError {
     /// A secret for an environment variable is not text.
     #[error("secret `{0}` is not UTF-8 text and cannot be an environment variable: mount it as a file")]
     SecretNotText(String),
+    /// A required SSH agent was not given.
+    #[error("SSH agent `{0}` was not given: pass it with --ssh {0}=SOCKET or --ssh {0}=KEYFILE")]
+    AgentMissing(String),
     /// The kernel killed something at the memory limit while the step ran.
     #[error("the step needed more memory than it may have: raise `spec.resources.limits.memory`")]
     OutOfMemory(#[source] Box<Self>),
@@ -194,7 +197,7 @@ impl StepError {
         match self {
             Self::Copy(CopyError::Missing { .. }) => Reason::FileNotFound,
             Self::User(_) | Self::Copy(_) | Self::Chmod(_) | Self::Exclude(_) => Reason::DockerfileInvalid,
-            Self::SecretMissing(_) | Self::SecretUnreadable { .. } => Reason::SecretNotFound,
+            Self::SecretMissing(_) | Self::SecretUnreadable { .. } | Self::AgentMissing(_) => Reason::SecretNotFound,
             Self::SecretNotText(_) => Reason::Unsupported,
             Self::RunFailed { .. } => Reason::RunFailed,
             Self::OutOfMemory(_) => Reason::OutOfMemory,
@@ -361,6 +364,7 @@ mod tests {
             (sandbox(Failure::Mount { action, reason: reason.clone() }), Reason::IsolationUnavailable),
             (sandbox(Failure::Namespace { reason }), Reason::IsolationUnavailable),
             (StepError::SecretMissing("npm".into()), Reason::SecretNotFound),
+            (StepError::AgentMissing("default".into()), Reason::SecretNotFound),
             (StepError::SecretNotText("npm".into()), Reason::Unsupported),
             (SolveError::Internal("a defect").into(), Reason::Internal),
         ] {

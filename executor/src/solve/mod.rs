@@ -7,6 +7,7 @@
 //!                view       rootfs (materialised only for RUN)
 //! ```
 
+pub mod agents;
 pub mod assemble;
 mod caches;
 pub mod contexts;
@@ -35,6 +36,7 @@ use futures::future::{try_join, try_join_all};
 use tokio::sync::watch;
 
 use self::{
+    agents::Agents,
     contexts::Contexts,
     error::{SolveError, StepError},
     layers::Layers,
@@ -75,6 +77,8 @@ pub struct Solver {
     pub sandbox: Sandbox,
     /// RUN secrets.
     pub secrets: Secrets,
+    /// SSH agents.
+    pub agents: Agents,
     /// Spool files.
     pub work: Arc<WorkDirectory>,
     /// Takes finished layers.

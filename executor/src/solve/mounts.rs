@@ -4,6 +4,7 @@
 //! bind   stage, image: its root file system on disk ┐
 //!        context: the part that is asked for        ┴-> lower directories of an overlay that is read-only or thrown away
 //! cache  a directory of the work directory (caches.rs)
+//! ssh    a socket of the work directory, behind which we answer (solve/agents.rs)
 //! secret a value in the request, or a variable
 //! ```
 //!
@@ -30,6 +31,7 @@ use super::{
     stage::{StageResult, StageRun},
 };
 use crate::{
+    agent::AgentSocket,
     filesystem::{entry::Action, path::TreePath},
     layer::Compression,
     plan::graph::{Attributes, BindMount, CacheMount, From, Mount, SecretMount},
@@ -56,6 +58,7 @@ pub(super) struct StepMounts {
     /// Sorted, so that a mount below another comes after it.
     pub(super) requests: Vec<request::Mount>,
     caches: BTreeMap<CacheKey, CacheHold>,
+    agents: Vec<AgentSocket>,
     /// What is removed when the step has ended.
     discarded: Vec<PathBuf>,
 }
@@ -76,7 +79,13 @@ impl StageRun<'_> {
                     let (target, read_only) = (target.clone(), *read_only);
                     step.requests.push(request::Mount::Tmpfs { target, size: *size, read_only });
                 }
-                Mount::Cache(_) | Mount::Ssh(_) => {}
+                Mount::Ssh(agent) => {
+                    let Some(socket) = self.solver.agents.socket(agent, &self.solver.work)? else { continue };
+                    let (target, path) = (agent.target.clone(), socket.path.clone());
+                    step.requests.push(request::Mount::Own { target, path, read_only: false });
+                    step.agents.push(socket);
+                }
+                Mount::Cache(_) => {}
             }
         }
         // Caches last, for others may wait for them, and in the order of their keys (see `acquire`).
@@ -225,7 +234,7 @@ impl Solver {
 impl StepMounts {
     /// Gives everything back: caches to those who wait, and what was written to mounts that are thrown away to the disk.
     pub(super) async fn release(self) {
-        drop(self.caches);
+        drop((self.caches, self.agents));
         let removals = self.discarded.into_iter().map(|path| spawn_blocking(move || remove_all(&path)));
         // What cannot be removed now is removed with the work directory.
         if let Ok(results) = try_join_all(removals).await {

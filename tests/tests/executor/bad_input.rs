@@ -23,7 +23,7 @@ fn a_syntax_error_has_line_and_column() {
 #[test]
 fn what_is_not_supported_is_an_error_with_its_place() {
     check("FROM scratch\nADD ftp://x.example/f /\n", &[], Reason::Unsupported, &["Dockerfile:3:"]);
-    check("FROM ${BASE}\nRUN --mount=type=ssh true\n", &[], Reason::Unsupported, &["Dockerfile:3:"]);
+    check("FROM ${BASE}\nRUN --device=gpu true\n", &[], Reason::Unsupported, &["Dockerfile:3:"]);
 }
 
 #[test]

@@ -9,6 +9,7 @@
     reason = "tests fail by panicking; clippy knows only those in `#[test]` functions"
 )]
 
+mod agents;
 mod arguments;
 mod bad_input;
 mod build;

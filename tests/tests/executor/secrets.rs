@@ -59,3 +59,41 @@ fn a_secret_is_hidden_in_the_words_of_a_failure() {
     assert!(report.contains("<redacted>"), "{report}");
     assert!(!ended.stderr.contains(VALUE), "{}", ended.stderr);
 }
+
+#[test]
+fn r6_secrets_of_several_stages_are_in_nothing_that_remains() {
+    let dockerfile = |last: &str| {
+        format!(
+            "ARG BASE\nFROM ${{BASE}} AS first\n\
+             RUN --mount=type=secret,id=file,required cat /run/secrets/file | tee /dev/stderr | wc -c > /length\n\
+             FROM ${{BASE}}\nARG PUBLIC=public-value\nCOPY --from=first /length /\n\
+             RUN --mount=type=secret,id=variable,env=TOKEN [ ! -e /run/secrets/variable ] && echo $TOKEN && {last}\n"
+        )
+    };
+    let (file, variable) = ("the-value-in-the-file", "the-value-of-the-variable");
+    let build = |last: &str| {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, file).unwrap();
+        Build::new(&[("Dockerfile", &dockerfile(last))])
+            .flag(&format!("--secret=id=file,src={}", path.display()))
+            .flag("--secret=id=variable,env=GIVEN")
+            .environment("GIVEN", variable)
+            .run() // which checks that the work directory is empty
+    };
+    let ended = build("true").succeeded();
+    let image = ended.image();
+    assert!(image.contains("public-value"), "what is looked for would be found");
+    assert_eq!(image.text("length").trim(), file.len().to_string());
+    assert!(ended.stderr.contains("<redacted>"));
+    let failed = build("exit 3").failed(karve_api::Reason::RunFailed, &["exit code: 3"]);
+    for value in [file, variable] {
+        assert!(!image.contains(value), "{value} is in the image");
+        for ended in [&ended, &failed] {
+            let report = serde_json::to_string(&ended.report).unwrap();
+            for (name, text) in [("stdout", &ended.stdout), ("stderr", &ended.stderr), ("report", &report)] {
+                assert!(!text.contains(value), "{value} is in {name}: {text}");
+            }
+        }
+    }
+}
