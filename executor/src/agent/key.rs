@@ -137,15 +137,16 @@ fn ed25519(private: &mut Reader<'_>) -> Option<Signer> {
 }
 
 fn rsa(private: &mut Reader<'_>) -> Option<Signer> {
-    let (n, e, d) = (private.integer()?, private.integer()?, private.integer()?);
-    let (coefficient, p, q) = (private.integer()?, private.integer()?, private.integer()?);
+    let public_key = PublicKeyComponents { n: private.integer()?.to_vec(), e: private.integer()?.to_vec() };
+    let exponent = private.integer()?;
+    let (coefficient, prime, other_prime) = (private.integer()?, private.integer()?, private.integer()?);
     let components = KeyPairComponents {
-        public_key: PublicKeyComponents { n: n.to_vec(), e: e.to_vec() },
-        d: d.to_vec(),
-        p: p.to_vec(),
-        q: q.to_vec(),
-        dP: remainder(d, &decremented(p)?),
-        dQ: remainder(d, &decremented(q)?),
+        public_key,
+        d: exponent.to_vec(),
+        p: prime.to_vec(),
+        q: other_prime.to_vec(),
+        dP: remainder(exponent, &decremented(prime)?),
+        dQ: remainder(exponent, &decremented(other_prime)?),
         qInv: coefficient.to_vec(),
     };
     RsaKeyPair::from_components(&components).ok().map(|key| Signer::Rsa(Box::new(key)))

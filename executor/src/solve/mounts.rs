@@ -48,9 +48,12 @@ const PART: &str = "part";
 #[derive(Debug, Default)]
 pub struct Mounts {
     caches: Arc<CacheMounts>,
-    /// What was put on disk to be mounted: lower directories, by whose files and which part of them.
-    lowers: Mutex<BTreeMap<(From, TreePath), Arc<OnceCell<Vec<PathBuf>>>>>,
+    /// What was put on disk to be mounted, by whose files and which part of them.
+    lowers: Mutex<BTreeMap<(From, TreePath), Lowers>>,
 }
+
+/// The lower directories of an overlay, once they are made.
+type Lowers = Arc<OnceCell<Vec<PathBuf>>>;
 
 /// What a step mounts, while it runs.
 #[derive(Debug, Default)]
@@ -140,7 +143,7 @@ impl StageRun<'_> {
     /// Makes what a cache is when nobody has used it.
     async fn new_cache(&self, mount: &CacheMount) -> Result<PathBuf, StepError> {
         let path = if let Some(from) = &mount.from {
-            self.unpacked_part(from, &mount.source, &mount.target).await?.join(PART)
+            Box::pin(self.unpacked_part(from, &mount.source, &mount.target)).await?.join(PART)
         } else if mount.source == "/" {
             let directory = self.solver.work.directory("cache").map_err(StepError::Work)?;
             set_attributes(&directory, Attributes { mode: 0o755, uid: 0, gid: 0 }).map_err(StepError::Work)?;
@@ -170,7 +173,9 @@ impl StageRun<'_> {
                     self.solver.materialise(&mut stage).await
                 }
                 From::Image(name) => self.solver.materialise(&mut self.solver.image(name)?).await,
-                From::Context | From::Named(_) => Ok(vec![self.unpacked_part(from, source, target).await?]),
+                From::Context | From::Named(_) => {
+                    Ok(vec![Box::pin(self.unpacked_part(from, source, target)).await?])
+                }
             }
         });
         Ok((lowers.await?.clone(), place))

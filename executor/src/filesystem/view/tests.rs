@@ -99,6 +99,22 @@ fn hard_links_share_their_file() {
 }
 
 #[test]
+fn a_part_of_a_view_moves_elsewhere_with_its_hard_links() {
+    let view = notation::view(
+        "f 0644 0:0 /a one\nd 0700 1:1 /d\nd 0755 0:0 /d/e\nh /d/e/b -> /a\nh /d/e/c -> /a\nl 0777 0:0 /d/l -> /a",
+    );
+    let at = |start: &str| notation::text(&view.changes_at(&path(start), &path("/part")));
+    assert_eq!(
+        at("/d"),
+        "d 0700 1:1 /part\nd 0755 0:0 /part/e\nf 0644 0:0 /part/e/b one\nh /part/e/c -> /part/e/b\n\
+         l 0777 0:0 /part/l -> /a\n"
+    );
+    assert_eq!(at("/d/e/c"), "f 0644 0:0 /part one\n");
+    assert_eq!(at("/none"), "");
+    assert!(at("/").starts_with("d 0755 0:0 /part\nf 0644 0:0 /part/a one\n"));
+}
+
+#[test]
 fn the_root_stays_and_paths_have_a_limit() {
     check("f 0644 0:0 /", "error: a layer may neither remove the root directory nor replace it by something else");
     check("w /", "error: a layer may neither remove the root directory nor replace it by something else");
