@@ -43,9 +43,6 @@ const MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// Connections of one step at once; more wait.
 const CONNECTIONS_MAX: usize = 32;
 
-/// The name of a socket in its directory.
-const SOCKET: &str = "agent";
-
 const FAILURE: u8 = 5;
 const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
@@ -146,24 +143,27 @@ fn signature(keys: &[PrivateKey], request: &[u8]) -> Option<Vec<u8>> {
 /// A socket at which an agent answers. Dropped, it is deaf.
 #[derive(Debug)]
 pub struct AgentSocket {
-    /// The socket's file.
-    pub path: PathBuf,
+    /// The directory that holds the socket and nothing else.
+    pub directory: PathBuf,
     /// Aborts the server when it is dropped.
     _server: JoinSet<()>,
 }
 
 impl AgentSocket {
+    /// The name of the socket in its directory.
+    pub const NAME: &str = "agent";
+
     /// Begins to answer at a socket in an empty directory.
     pub fn open(agent: Arc<Agent>, directory: &Path, attributes: Attributes) -> io::Result<Self> {
         // The address of a socket has 108 bytes, and a work directory may have a longer path.
         let handle = File::open(directory)?;
-        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd()))?;
-        let path = directory.join(SOCKET);
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{}", handle.as_raw_fd(), Self::NAME))?;
+        let path = directory.join(Self::NAME);
         chown(&path, Some(attributes.uid), Some(attributes.gid))?;
         fs::set_permissions(&path, Permissions::from_mode(attributes.mode))?;
         let mut server = JoinSet::new();
         server.spawn(serve(listener, agent));
-        Ok(Self { path, _server: server })
+        Ok(Self { directory: directory.to_owned(), _server: server })
     }
 }
 

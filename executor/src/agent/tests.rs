@@ -34,11 +34,12 @@ fn key(directory: &TempDir, name: &str, kind: &str, bits: &str, passphrase: &str
     path
 }
 
-/// Opens a socket of an agent in a directory of its own.
-fn socket(directory: &TempDir, name: &str, agent: Agent) -> AgentSocket {
+/// Opens a socket of an agent in a directory of its own; returns the socket's path too.
+fn socket(directory: &TempDir, name: &str, agent: Agent) -> (AgentSocket, PathBuf) {
     let path = directory.path().join(name);
     fs::create_dir(&path).unwrap();
-    AgentSocket::open(Arc::new(agent), &path, Attributes { mode: 0o660, uid: 0, gid: 0 }).unwrap()
+    let socket = AgentSocket::open(Arc::new(agent), &path, Attributes { mode: 0o660, uid: 0, gid: 0 }).unwrap();
+    (socket, path.join(AgentSocket::NAME))
 }
 
 /// Has `ssh-keygen` sign a file by an agent, and check the signature.
@@ -63,17 +64,17 @@ async fn r7_keys_of_every_type_sign() {
     let keys: Vec<_> =
         TYPES.iter().map(|(kind, bits)| key(&directory, &format!("{kind}{bits}"), kind, bits, "")).collect();
     let agent = Agent::open(&AgentSource::Paths(keys.clone())).unwrap();
-    let socket = socket(&directory, "agent", agent);
-    assert_eq!(fs::metadata(&socket.path).unwrap().permissions().mode() & 0o777, 0o660);
+    let (_open, socket) = socket(&directory, "agent", agent);
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
     tokio::task::spawn_blocking(move || {
-        let listed = openssh("ssh-add", Some(&socket.path), &["-L"]);
+        let listed = openssh("ssh-add", Some(&socket), &["-L"]);
         let listed = String::from_utf8(listed.stdout).unwrap();
         let expected: String = keys.iter().map(|key| fs::read_to_string(key.with_extension("pub")).unwrap()).collect();
         assert_eq!(listed, expected);
         // Without the private keys: only the agent can sign.
         for key in &keys {
             fs::remove_file(key).unwrap();
-            check_signature(&socket.path, key);
+            check_signature(&socket, key);
         }
     })
     .await
@@ -86,19 +87,19 @@ async fn r7_another_agent_is_asked_and_not_changed() {
     let file = key(&directory, "key", "ed25519", "", "");
     let value = Secret::new(fs::read(&file).unwrap());
     let other = AgentSource::Key { variable: "KEY".into(), value };
-    let other = socket(&directory, "other", Agent::open(&other).unwrap());
-    let agent = Agent::open(&AgentSource::Paths(vec![other.path.clone()])).unwrap();
-    let socket = socket(&directory, "agent", agent);
+    let (other, other_path) = socket(&directory, "other", Agent::open(&other).unwrap());
+    let agent = Agent::open(&AgentSource::Paths(vec![other_path])).unwrap();
+    let (_open, socket) = socket(&directory, "agent", agent);
     tokio::task::spawn_blocking(move || {
-        let added = openssh("ssh-add", Some(&socket.path), &[text(&file)]);
+        let added = openssh("ssh-add", Some(&socket), &[text(&file)]);
         assert!(!added.status.success(), "{added:?}");
         fs::remove_file(&file).unwrap();
-        check_signature(&socket.path, &file);
+        check_signature(&socket, &file);
         for arguments in [["-D"], ["-x"]] {
-            assert!(!openssh("ssh-add", Some(&socket.path), &arguments).status.success(), "{arguments:?}");
+            assert!(!openssh("ssh-add", Some(&socket), &arguments).status.success(), "{arguments:?}");
         }
         drop(other);
-        assert!(!openssh("ssh-add", Some(&socket.path), &["-l"]).status.success());
+        assert!(!openssh("ssh-add", Some(&socket), &["-l"]).status.success());
     })
     .await
     .unwrap();

@@ -227,15 +227,15 @@ pub struct BindMount {
 pub struct CacheMount {
     /// Absolute path.
     pub target: String,
-    /// The namespace, a slash and the id; the mounts that agree in it, in `from`, `source` and `attributes` are one cache.
+    /// The namespace, a slash and the id; the mounts that agree in it, in `from`, `attributes` and, with `from`, `source` are one cache.
     pub id: String,
     /// What happens when another step uses it.
     pub sharing: Sharing,
     /// Whose files a new cache begins with; `None` begins empty.
     pub from: Option<From>,
-    /// Which of those files, as an absolute path.
+    /// Which of those files, as an absolute path; without `from` the part of the cache that is mounted.
     pub source: String,
-    /// What the directory itself gets when it is new, if anything was said.
+    /// What the directory itself gets when it is new, if anything was said. Without `from` but with a source it is not.
     pub attributes: Option<Attributes>,
     /// Whether this step only reads.
     pub read_only: bool,

@@ -138,8 +138,10 @@ pub enum Mount {
     Own {
         /// Where it appears.
         target: String,
-        /// What appears there; nothing in its path may be a link.
-        path: PathBuf,
+        /// A directory of the executor's.
+        root: PathBuf,
+        /// The file or directory that appears, as a path inside that directory; links are followed there.
+        source: String,
         /// Whether the step can only read it.
         read_only: bool,
     },

@@ -10,7 +10,8 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat},
+    fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat},
+    io::Errno,
     mount::MountAttrFlags,
 };
 
@@ -35,7 +36,7 @@ fn mount(request: &Mount, number: usize, area: &Area) -> Result<Placement, Failu
     let cannot_make = || cannot(format!("make the mount for {target}"));
     let (leaf, tree) = match request {
         Mount::Overlay(overlay) => part_of_overlay(overlay, &format!("mount-{number}"), area)?,
-        Mount::Own { path, read_only, .. } => own(path, *read_only).map_err(cannot_make())?,
+        Mount::Own { root, source, read_only, .. } => part(open_directory(root)?.as_fd(), source, &target, *read_only)?,
         Mount::Secret { value, mode, uid, gid, .. } => {
             (Leaf::File, secret_file(value.expose(), *mode, *uid, *gid).map_err(cannot_make())?)
         }
@@ -65,18 +66,20 @@ fn part_of_overlay(request: &OverlayMount, name: &str, area: &Area) -> Result<(L
     let lowers: Vec<&Path> = request.lowers.iter().map(AsRef::as_ref).collect();
     let upper = request.upper.as_ref().map(|upper| Upper { directory: &upper.upper, work: &upper.work });
     let root = area.overlay(name, &lowers, upper)?;
-    let place = Place::find(root.as_fd(), request.source.as_bytes()).map_err(cannot(action()))?;
-    if !place.exists() {
-        return Err(Failure::MountSource { path: request.source.clone(), target: request.target.clone() });
-    }
-    let source = place.make(root.as_fd(), Leaf::Directory).map_err(cannot(action()))?;
-    bind(source.as_fd(), upper.is_none()).map_err(cannot(action()))
+    part(root.as_fd(), &request.source, &request.target, upper.is_none())
 }
 
-/// Makes a mount of a file or directory of the executor's own tree.
-fn own(path: &Path, read_only: bool) -> std::io::Result<(Leaf, OwnedFd)> {
-    let source = openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    bind(source.as_fd(), read_only)
+/// Makes a mount of what lies at a path inside a directory.
+fn part(root: BorrowedFd<'_>, source: &str, target: &str, read_only: bool) -> Result<(Leaf, OwnedFd), Failure> {
+    let place = match Place::find(root, source.as_bytes()) {
+        Ok(place) if place.exists() => place,
+        Ok(_) | Err(Errno::NOTDIR) => {
+            return Err(Failure::MountSource { path: source.to_owned(), target: target.to_owned() });
+        }
+        Err(error) => return Err(cannot(format!("find {source} for the mount at {target}"))(error)),
+    };
+    let source = place.make(root, Leaf::Directory).map_err(std::io::Error::from);
+    source.and_then(|source| bind(source.as_fd(), read_only)).map_err(cannot(format!("make the mount for {target}")))
 }
 
 fn bind(source: BorrowedFd<'_>, read_only: bool) -> std::io::Result<(Leaf, OwnedFd)> {

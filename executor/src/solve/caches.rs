@@ -20,7 +20,7 @@ pub(super) struct CacheKey {
     id: String,
     from: Option<From>,
     source: String,
-    attributes: Option<Attributes>,
+    pub(super) attributes: Option<Attributes>,
 }
 
 /// The caches of a build.
@@ -33,7 +33,7 @@ pub(super) struct CacheMounts {
 /// One directory. A key has several where private mounts met.
 #[derive(Debug, Default)]
 struct Cache {
-    /// The file or directory that is mounted, once it is made.
+    /// The directory, once it is made.
     path: Arc<OnceCell<PathBuf>>,
     users: usize,
     /// Whether those users let others in.
@@ -50,10 +50,14 @@ pub(super) struct CacheHold {
 }
 
 impl CacheKey {
-    /// The key of a mount.
+    /// The key of a mount. Without `from` a source is a part of the cache, and what is said of a new cache is not meant.
     pub(super) fn of(mount: &CacheMount) -> Self {
         let CacheMount { id, from, source, attributes, .. } = mount;
-        Self { id: id.clone(), from: from.clone(), source: source.clone(), attributes: *attributes }
+        let (source, attributes) = match from {
+            None if source != "/" => ("/", None),
+            _ => (source.as_str(), *attributes),
+        };
+        Self { id: id.clone(), from: from.clone(), source: source.to_owned(), attributes }
     }
 }
 

@@ -84,8 +84,9 @@ impl StageRun<'_> {
                 }
                 Mount::Ssh(agent) => {
                     let Some(socket) = self.solver.agents.socket(agent, &self.solver.work)? else { continue };
-                    let (target, path) = (agent.target.clone(), socket.path.clone());
-                    step.requests.push(request::Mount::Own { target, path, read_only: false });
+                    let (target, root) = (agent.target.clone(), socket.directory.clone());
+                    let source = format!("/{}", AgentSocket::NAME);
+                    step.requests.push(request::Mount::Own { target, root, source, read_only: false });
                     step.agents.push(socket);
                 }
                 Mount::Cache(_) => {}
@@ -126,35 +127,35 @@ impl StageRun<'_> {
 
     /// Takes a cache. Mounts of one step that mean the same cache share it, however they are shared with other steps.
     async fn cache(&self, key: CacheKey, mount: &CacheMount, step: &mut StepMounts) -> Result<(), StepError> {
-        let path = if let Some(hold) = step.caches.get(&key) {
+        let root = if let Some(hold) = step.caches.get(&key) {
             hold.path.clone()
         } else {
             let caches = &self.solver.mounts.caches;
-            let hold = caches.acquire(&key, mount.sharing, self.new_cache(mount)).await?;
+            let hold = caches.acquire(&key, mount.sharing, self.new_cache(mount, &key)).await?;
             let path = hold.path.clone();
             step.caches.insert(key, hold);
             path
         };
+        let source = if mount.from.is_some() { format!("/{PART}") } else { mount.source.clone() };
         let (target, read_only) = (mount.target.clone(), mount.read_only);
-        step.requests.push(request::Mount::Own { target, path, read_only });
+        step.requests.push(request::Mount::Own { target, root, source, read_only });
         Ok(())
     }
 
     /// Makes what a cache is when nobody has used it.
-    async fn new_cache(&self, mount: &CacheMount) -> Result<PathBuf, StepError> {
-        let path = if let Some(from) = &mount.from {
-            Box::pin(self.unpacked_part(from, &mount.source, &mount.target)).await?.join(PART)
-        } else if mount.source == "/" {
+    async fn new_cache(&self, mount: &CacheMount, key: &CacheKey) -> Result<PathBuf, StepError> {
+        let (root, top) = if let Some(from) = &mount.from {
+            let root = Box::pin(self.unpacked_part(from, &mount.source, &mount.target)).await?;
+            (root.clone(), root.join(PART))
+        } else {
             let directory = self.solver.work.directory("cache").map_err(StepError::Work)?;
             set_attributes(&directory, Attributes { mode: 0o755, uid: 0, gid: 0 }).map_err(StepError::Work)?;
-            directory
-        } else {
-            return Err(missing(&mount.source, &mount.target));
+            (directory.clone(), directory)
         };
-        if let Some(attributes) = mount.attributes {
-            set_attributes(&path, attributes).map_err(StepError::Work)?;
+        if let Some(attributes) = key.attributes {
+            set_attributes(&top, attributes).map_err(StepError::Work)?;
         }
-        Ok(path)
+        Ok(root)
     }
 
     /// The lower directories of an overlay, and where a source is found in it. They are made once for all mounts of it.

@@ -69,12 +69,15 @@ fn r3_a_writable_part_leaves_its_lower_directories_alone() {
 fn r3_links_of_what_is_mounted_stay_inside() {
     let Some(fixture) = Fixture::new() else { return };
     let files = files(&fixture);
-    for source in ["/out", "/up", "/../outside", "/missing"] {
-        let mut step = fixture.step("true");
-        step.mounts = vec![Mount::Overlay(overlay(&files, source))];
-        let (result, _) = Fixture::run_with(step, |_, _| ());
-        let Err(SandboxError::Failed(failure)) = result else { panic!("{source}: {result:?}") };
-        assert_eq!(failure, Failure::MountSource { path: source.into(), target: "/m".into() });
+    for source in ["/out", "/up", "/../outside", "/missing", "/d/f/x"] {
+        let own = Mount::Own { target: "/m".into(), root: files.clone(), source: source.into(), read_only: false };
+        for mount in [own, Mount::Overlay(overlay(&files, source))] {
+            let mut step = fixture.step("true");
+            step.mounts = vec![mount];
+            let (result, _) = Fixture::run_with(step, |_, _| ());
+            let Err(SandboxError::Failed(failure)) = result else { panic!("{source}: {result:?}") };
+            assert_eq!(failure, Failure::MountSource { path: source.into(), target: "/m".into() });
+        }
     }
 }
 
@@ -82,7 +85,7 @@ fn r3_links_of_what_is_mounted_stay_inside() {
 fn r4_a_directory_of_the_executor_is_mounted_as_it_is() {
     let Some(fixture) = Fixture::new() else { return };
     let files = files(&fixture);
-    let own = |read_only| vec![Mount::Own { target: "/m".into(), path: files.join("d"), read_only }];
+    let own = |read_only| vec![Mount::Own { target: "/m".into(), root: files.clone(), source: "/d".into(), read_only }];
     assert_eq!(run(&fixture, "echo new > /m/new; cat /m/f", own(false)), "content\nrw,nodev,relatime\n");
     assert_eq!(fs::read_to_string(files.join("d/new")).unwrap(), "new\n");
     assert_eq!(run(&fixture, "touch /m/x 2>/dev/null || echo refused", own(true)), "refused\nro,nodev,relatime\n");

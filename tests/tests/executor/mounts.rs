@@ -197,6 +197,18 @@ fn r4_a_cache_begins_with_the_files_of_its_from() {
     assert_eq!(image.text("seen"), "seed\n3:4\nnew\nseed\n700 9:0\nf\n");
 }
 
+#[test]
+fn r4_a_source_is_a_part_of_the_cache_and_does_not_leave_it() {
+    let dockerfile = "RUN --mount=type=cache,id=x,target=/cache mkdir /cache/part && echo kept > /cache/part/f\n\
+         RUN --mount=type=cache,id=x,source=part,target=/here,uid=9 cat /here/f > /seen; ls /here >> /seen\n";
+    assert_eq!(build(dockerfile).run().succeeded().image().text("seen"), "kept\nf\n");
+    let hostile = format!(
+        "{dockerfile}RUN --mount=type=cache,id=x,target=/cache rm -r /cache/part && ln -s /etc /cache/part\n\
+         RUN --mount=type=cache,id=x,source=part,target=/victim cat /victim/hostname\n"
+    );
+    build(&hostile).run().failed(Reason::FileNotFound, &["Dockerfile:6", "\"/part\": not found"]);
+}
+
 /// Two stages that run side by side, each one step with these mounts, and a target that needs both.
 fn side_by_side(mount: &str, first: &str, second: &str) -> Build {
     let dockerfile = format!(
