@@ -10,6 +10,9 @@ use crate::pattern::{self, Trim};
 /// The longest text that a substitution may make.
 pub const EXPANDED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// The escape character of bodies of heredocs.
+const BODY_ESCAPE: char = '\\';
+
 /// How deep `${a:-${b:-…}}` may go.
 const DEPTH_MAX: usize = 64;
 
@@ -20,7 +23,10 @@ const WORK_BYTES_MAX: usize = 256 * 1024 * 1024;
 const KEPT_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// What using a pattern costs at least, in bytes touched: it must be compiled.
-const PATTERN_WORK_BYTES_MIN: usize = 4096;
+const PATTERN_WORK_BYTES_MIN: usize = 64 * 1024;
+
+/// What a byte of a pattern costs besides, and a byte of the value that it is used on.
+const PATTERN_WORK_FACTORS: (usize, usize) = (64, 8);
 
 /// What all substitutions of one build may cost together.
 #[derive(Debug, Default)]
@@ -76,9 +82,9 @@ impl<'a> Expander<'a, '_> {
         self.run(word, true).map(|expanded| expanded.words)
     }
 
-    /// Expands the body of a heredoc, in which quotes are ordinary characters.
+    /// Expands the body of a heredoc, in which quotes are ordinary characters and the escape character is always `\`.
     pub fn body(&self, body: &str) -> Result<String, String> {
-        self.run(body, false).map(|expanded| expanded.text)
+        Self { escape: BODY_ESCAPE, ..*self }.run(body, false).map(|expanded| expanded.text)
     }
 
     fn run(&self, word: &str, quotes: bool) -> Result<Expanded<'a>, String> {
@@ -91,7 +97,7 @@ impl<'a> Expander<'a, '_> {
             depth: 0,
             budget: self.budget,
         };
-        let expanded = scanner.until(None, false);
+        let expanded = scanner.until(None, Keep::Nothing);
         expanded
             .and_then(|expanded| self.budget.keep(expanded.text.len()).map(|()| expanded))
             .map_err(|message| format!("failed to process {}: {message}", shown(word)))
@@ -161,6 +167,17 @@ fn bounded(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Which escapes a part of a word keeps, for they are read again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// None.
+    Nothing,
+    /// Those of a replacement, as BuildKit does.
+    Escapes,
+    /// Those of a pattern; inside quotes they are escaped once more, for there they are ordinary characters.
+    Pattern,
+}
+
 /// What follows the name in `${name…}`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Modifier {
@@ -191,8 +208,8 @@ impl<'text, 'a, 'value> Scanner<'text, 'a, 'value> {
         Some(character)
     }
 
-    /// Expands up to and past `stop`, or to the end. `raw` keeps escapes, for patterns.
-    fn until(&mut self, stop: Option<char>, raw: bool) -> Result<Expanded<'a>, String> {
+    /// Expands up to and past `stop`, or to the end.
+    fn until(&mut self, stop: Option<char>, keep: Keep) -> Result<Expanded<'a>, String> {
         let mut expanded = Expanded::new(self.budget);
         let mut buffer = [0; 4];
         while let Some(character) = self.peek() {
@@ -202,11 +219,11 @@ impl<'text, 'a, 'value> Scanner<'text, 'a, 'value> {
             }
             match character {
                 '$' => expanded.push_splitting(&self.dollar()?)?,
-                '\'' if self.quotes => expanded.push_whole(&self.single_quoted()?)?,
-                '"' if self.quotes => expanded.push_whole(&self.double_quoted(raw)?)?,
+                '\'' if self.quotes => expanded.push_whole(&self.single_quoted(keep)?)?,
+                '"' if self.quotes => expanded.push_whole(&self.double_quoted(keep)?)?,
                 _ if character == self.escape => {
                     self.next();
-                    if raw {
+                    if keep != Keep::Nothing {
                         expanded.push_whole(character.encode_utf8(&mut buffer))?;
                     }
                     if let Some(escaped) = self.next() {
@@ -227,18 +244,24 @@ impl<'text, 'a, 'value> Scanner<'text, 'a, 'value> {
     }
 
     /// Everything between single quotes is itself.
-    fn single_quoted(&mut self) -> Result<String, String> {
+    fn single_quoted(&mut self, keep: Keep) -> Result<String, String> {
         self.next();
         let rest = &self.text[self.position..];
         let Some(end) = rest.find('\'') else {
             return Err("unexpected end of statement while looking for matching single-quote".into());
         };
         self.position += end + 1;
-        Ok(rest[..end].to_owned())
+        let text = &rest[..end];
+        if keep == Keep::Pattern {
+            let mut buffer = [0; 8];
+            let escape: &str = self.escape.encode_utf8(&mut buffer);
+            return Ok(text.replace(escape, &escape.repeat(2)));
+        }
+        Ok(text.to_owned())
     }
 
     /// Between double quotes the escape works before `"`, `$` and itself only.
-    fn double_quoted(&mut self, raw: bool) -> Result<String, String> {
+    fn double_quoted(&mut self, keep: Keep) -> Result<String, String> {
         self.next();
         let escape = self.escape;
         let mut text = String::new();
@@ -259,13 +282,13 @@ impl<'text, 'a, 'value> Scanner<'text, 'a, 'value> {
                     self.next();
                     if character == escape {
                         let escaped = self.peek().filter(|next| *next == '"' || *next == '$' || *next == escape);
-                        if raw || escaped.is_none() {
+                        if keep != Keep::Nothing {
                             text.push(escape);
                         }
-                        if let Some(escaped) = escaped {
+                        if escaped.is_some() {
                             self.next();
-                            text.push(escaped);
                         }
+                        text.push(escaped.unwrap_or(escape));
                     } else {
                         text.push(character);
                     }
@@ -323,8 +346,8 @@ impl<'text, 'a, 'value> Scanner<'text, 'a, 'value> {
 
     /// Expands `${name-word}` and its kin. With a colon an empty value counts as none.
     fn modified(&mut self, name: &str, modifier: Modifier, colon: bool) -> Result<String, String> {
-        let raw = matches!(modifier, Modifier::Trim { .. });
-        let word = self.until(Some('}'), raw)?.text;
+        let keep = if matches!(modifier, Modifier::Trim { .. }) { Keep::Pattern } else { Keep::Nothing };
+        let word = self.until(Some('}'), keep)?.text;
         let value = self.value(name);
         let present = value.filter(|value| !colon || !value.is_empty());
         match modifier {
@@ -340,7 +363,7 @@ impl<'text, 'a, 'value> Scanner<'text, 'a, 'value> {
                 let (pattern, longest) = word.strip_prefix(mark).map_or((&*word, false), |pattern| (pattern, true));
                 let value = value.unwrap_or_default();
                 self.work(value, pattern)?;
-                pattern::trim(value, pattern, Trim { suffix, longest }, self.escape)
+                pattern::trim(value, pattern, Trim { suffix, longest })
                     .map_err(|message| format!("invalid pattern ({pattern}) in substitution: {message}"))
             }
         }
@@ -352,15 +375,15 @@ impl<'text, 'a, 'value> Scanner<'text, 'a, 'value> {
         if all {
             self.next();
         }
-        let pattern = self.until(Some('/'), true)?.text;
-        let with = self.until(Some('}'), true)?.text;
+        let pattern = self.until(Some('/'), Keep::Pattern)?.text;
+        let with = self.until(Some('}'), Keep::Escapes)?.text;
         let value = self.value(name).unwrap_or_default();
         // Every character of the value and both its ends may match.
         if value.len().saturating_add(1).saturating_mul(with.len().saturating_add(1)) > 8 * EXPANDED_BYTES_MAX {
             return Err(format!("the text may become longer than {EXPANDED_BYTES_MAX} bytes"));
         }
         self.work(value, &pattern)?;
-        pattern::replace(value, &pattern, &with, all, self.escape)
+        pattern::replace(value, &pattern, &with, all)
             .map_err(|message| format!("invalid pattern ({pattern}) in substitution: {message}"))
     }
 
@@ -388,7 +411,8 @@ impl<'text, 'a, 'value> Scanner<'text, 'a, 'value> {
 
     /// Counts the use of a pattern.
     fn work(&self, value: &str, pattern: &str) -> Result<(), String> {
-        self.budget.touch(value.len() + pattern.len() + PATTERN_WORK_BYTES_MIN)
+        let (of_pattern, of_value) = PATTERN_WORK_FACTORS;
+        self.budget.touch(value.len() * of_value + pattern.len() * of_pattern + PATTERN_WORK_BYTES_MIN)
     }
 }
 
@@ -404,6 +428,7 @@ mod tests {
             "EMPTY" => "",
             "TWO" => "a b",
             "STAR" => "*",
+            "BACK" => r"\b",
             "x" => "1",
             "X" => "2",
             _ => return None,
@@ -476,6 +501,12 @@ mod tests {
         check(r"${A#\*}", "foo.tar.gz");
         check(r"${A/\//x}", "foo.tar.gz");
         check_error(r"${A#\o}", r"invalid pattern (\o) in substitution: invalid escape '\o'");
+        // Inside quotes an escape of a pattern is an ordinary character, and the star after it is special.
+        check(r#"${BACK##"\*"}"#, "");
+        check(r"${BACK#'\'}", "b");
+        check(r#"${BACK#"\\"}"#, "b");
+        check(r#"${STAR##"*"}"#, "");
+        check(r"${A/o/a\/b}", r"fa\/bo.tar.gz");
         check_error("${A:#p}", "unsupported modifier (:#) in substitution");
         check_error("${A:%p}", "unsupported modifier (:%) in substitution");
     }
@@ -546,6 +577,9 @@ mod tests {
         let budget = Budget::default();
         let expander = Expander { escape: '`', lookup: &variable, budget: &budget };
         assert_eq!(expander.word("c:\\a`$x`` $x").unwrap(), "c:\\a$x` 1");
+        // Bodies of heredocs and patterns know the backslash only.
+        assert_eq!(expander.body("\\$x `$x").unwrap(), "$x `1");
+        assert_eq!(expander.word("${STAR#\\*}").unwrap(), "");
     }
 
     #[test]

@@ -3,9 +3,10 @@
 
 use crate::{
     ast::Word,
-    diagnostic::{Problem, Span},
+    diagnostic::{DIAGNOSTICS_MAX, Problem, Span},
     lex::Logical,
     suggest::{closest, did_you_mean},
+    words::WORDS_MAX,
 };
 
 /// What a flag takes.
@@ -89,6 +90,12 @@ impl Flags {
             if let Err(problem) = flags.take(&word, span, table) {
                 problems.push(problem);
             }
+            if flags.given.len() > WORDS_MAX {
+                problems.push(Problem::new(span, format!("more than {WORDS_MAX} flags")));
+            }
+            if problems.len() > DIAGNOSTICS_MAX || flags.given.len() > WORDS_MAX {
+                break;
+            }
         }
         if problems.is_empty() { Ok((flags, position)) } else { Err(problems) }
     }
@@ -102,31 +109,33 @@ impl Flags {
             return Err(Problem::new(span, format!("unknown flag: --{name}{suggestion}")));
         };
         if takes != Takes::Texts && self.given.iter().any(|(given, _)| *given == name) {
-            return Err(Problem::new(span, format!("duplicate flag specified: {name}")));
+            return Err(Problem::new(span, format!("duplicate flag specified: --{name}")));
         }
+        let missing = || Problem::new(span, format!("missing a value on flag: --{name}"));
         let text = match (takes, value) {
             (Takes::Switch, None) => "true".to_owned(),
             (Takes::Switch, Some(value)) => {
+                if value.is_empty() {
+                    return Err(missing());
+                }
                 let lower = value.to_ascii_lowercase();
                 if lower != "true" && lower != "false" {
-                    let message = format!("expecting boolean value for flag {name}, not: {value}");
+                    let message = format!("expecting boolean value for flag --{name}, not: {value}");
                     return Err(Problem::new(span, message));
                 }
                 lower
             }
-            (Takes::Text | Takes::Texts, None | Some("")) => {
-                return Err(Problem::new(span, format!("missing a value on flag: {name}")));
-            }
+            (Takes::Text | Takes::Texts, None) => return Err(missing()),
             (Takes::Text | Takes::Texts, Some(value)) => value.to_owned(),
         };
         self.given.push((name, Word { text, span }));
         Ok(())
     }
 
-    /// Takes the value of a flag that is given at most once.
+    /// Takes the value of a flag that is given at most once. An empty one is none: `--chown=$OWNER` may be left out so.
     pub(crate) fn text(&mut self, name: &str) -> Option<Word> {
         let index = self.given.iter().position(|(given, _)| *given == name)?;
-        Some(self.given.remove(index).1)
+        Some(self.given.swap_remove(index).1).filter(|word| !word.text.is_empty())
     }
 
     /// Takes the values of a flag that may be given often.
@@ -150,7 +159,7 @@ fn read_word(text: &str, escape: char) -> (usize, String) {
             Some(open) if open == character => quote = None,
             None if character.is_whitespace() => return (offset, word),
             None if character == '\'' || character == '"' => quote = Some(character),
-            _ if character == escape && quote != Some('\'') => word.extend(characters.next().map(|(_, next)| next)),
+            _ if character == escape => word.extend(characters.next().map(|(_, next)| next)),
             _ => word.push(character),
         }
     }
@@ -188,6 +197,7 @@ mod tests {
     #[test]
     fn p8_quotes_and_escapes_of_flags_are_removed() {
         check(r#"--from="a b" --chown=c\ d x"#, COPY, "from=a b chown=c d |x");
+        check(r"--from='a\'b' x", COPY, "from=a'b |x");
     }
 
     #[test]
@@ -195,9 +205,22 @@ mod tests {
         check("--FROM=a x", COPY, "unknown flag: --FROM (did you mean from?)");
         check("--chwon=a x", COPY, "unknown flag: --chwon (did you mean chown?)");
         check("--zzz x", NONE, "unknown flag: --zzz");
-        check("--from=a --from=b x", COPY, "duplicate flag specified: from");
-        check("--link=maybe x", COPY, "expecting boolean value for flag link, not: maybe");
-        check("--chown x", COPY, "missing a value on flag: chown");
-        check("--chown= --nope x", COPY, "missing a value on flag: chown; unknown flag: --nope");
+        check("--from=a --from=b x", COPY, "duplicate flag specified: --from");
+        check("--link=maybe x", COPY, "expecting boolean value for flag --link, not: maybe");
+        check("--chown x", COPY, "missing a value on flag: --chown");
+        check("--link= --nope x", COPY, "missing a value on flag: --link; unknown flag: --nope");
+    }
+
+    #[test]
+    fn p8_an_empty_value_is_no_value() {
+        check("--chown= --from=x a", COPY, "chown= from=x |a");
+        let logical = Lexer::new("--chown= a", '\\').logical().unwrap().unwrap();
+        assert_eq!(Flags::read(&logical, 0, '\\', COPY).unwrap().0.text("chown"), None);
+    }
+
+    #[test]
+    fn p8_more_wrong_flags_than_are_shown_end_the_reading() {
+        let logical = Lexer::new(&"--x ".repeat(10_000), '\\').logical().unwrap().unwrap();
+        assert_eq!(Flags::read(&logical, 0, '\\', COPY).unwrap_err().len(), DIAGNOSTICS_MAX + 1);
     }
 }

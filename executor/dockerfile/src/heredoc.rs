@@ -14,15 +14,17 @@ pub(crate) struct HeredocWord {
     pub expand: bool,
 }
 
-/// Reads one word; `None` when it is no heredoc.
+/// Reads one word; `None` when it is no heredoc. Blanks may stand before the name, as for a shell.
 pub(crate) fn parse_word(word: &str) -> Option<HeredocWord> {
     let rest = word.trim_start_matches(|digit: char| digit.is_ascii_digit()).strip_prefix("<<")?;
     let (rest, strip_tabs) = rest.strip_prefix('-').map_or((rest, false), |rest| (rest, true));
-    if rest.is_empty() || rest.contains('<') {
+    let name = rest.trim_start();
+    // `$((1 << 2))` is arithmetic: no shell takes a name with a parenthesis.
+    if name.contains('<') || (name.len() < rest.len() && name.contains(['(', ')'])) {
         return None;
     }
-    let name = unquote(rest)?;
-    (!name.is_empty()).then(|| HeredocWord { expand: name == rest, name, strip_tabs })
+    let (name, expand) = unquote(name)?;
+    (!name.is_empty()).then_some(HeredocWord { name, strip_tabs, expand })
 }
 
 /// Finds the heredoc words of a shell command, with their offsets, in order. A command whose quotes do not match has none.
@@ -39,23 +41,28 @@ pub(crate) fn strip_tabs(body: &str) -> String {
     body.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
 }
 
-/// Removes quotes and escapes; `None` when a quote is open.
-fn unquote(word: &str) -> Option<String> {
+/// Removes quotes and escapes, and tells whether there was no quote; `None` when one is open or the word is not one.
+fn unquote(word: &str) -> Option<(String, bool)> {
     let mut name = String::new();
+    let mut bare = true;
     let mut characters = word.chars();
     while let Some(character) = characters.next() {
         match character {
-            '\'' | '"' => loop {
-                match characters.next()? {
-                    close if close == character => break,
-                    inner => name.push(inner),
+            '\'' | '"' => {
+                bare = false;
+                loop {
+                    match characters.next()? {
+                        close if close == character => break,
+                        inner => name.push(inner),
+                    }
                 }
-            },
+            }
             '\\' => name.extend(characters.next()),
+            blank if blank.is_whitespace() => return None,
             plain => name.push(plain),
         }
     }
-    Some(name)
+    Some((name, bare))
 }
 
 /// Splits at blanks outside quotes, keeping every character; `None` when a quote is open.
@@ -80,6 +87,8 @@ fn shell_words(text: &str) -> Option<Vec<(usize, &str)>> {
                 quote = Some(character);
                 start.get_or_insert(offset);
             }
+            // The blanks behind `<<` belong to its word.
+            (None, ' ' | '\t' | '\r') if text[..offset].trim_end_matches([' ', '\t', '\r']).ends_with("<<") => {}
             (None, blank) if blank.is_whitespace() => {
                 words.extend(start.take().map(|start: usize| (start, &text[start..offset])));
             }
@@ -112,7 +121,10 @@ mod tests {
         check("<<'EOF'", Some(("EOF", false, false)));
         check("<<E\"O\"F", Some(("EOF", false, false)));
         check("<<robots.txt", Some(("robots.txt", false, true)));
-        for word in ["<<", "<<-", "<<<EOF", "x<<EOF", "< <EOF", "EOF", "<<'EOF", "<<\"\""] {
+        check("<< EOF", Some(("EOF", false, true)));
+        // An escape quotes for a shell, but not here.
+        check("<<\\EOF", Some(("EOF", false, true)));
+        for word in ["<< 2))", "<<a b", "<<", "<<-", "<<<EOF", "x<<EOF", "< <EOF", "EOF", "<<'EOF", "<<\"\""] {
             check(word, None);
         }
     }
@@ -123,6 +135,8 @@ mod tests {
         assert_eq!(names("cat <<A > /x && 3<<B cat"), ["A", "B"]);
         assert_eq!(names("echo '<<A' \"x <<B\" \\<<C"), Vec::<String>::new());
         assert_eq!(names("echo it's <<A"), Vec::<String>::new());
+        assert_eq!(names("cat << \t A <<B; cat <<- C"), ["A", "B;"]);
+        assert_eq!(names("echo $((1 << 2)) $((x<<2))"), Vec::<String>::new());
     }
 
     #[test]

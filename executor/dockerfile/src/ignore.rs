@@ -139,22 +139,14 @@ impl Pattern {
         Ok(Some(Self { exception, text, matcher }))
     }
 
-    fn matches(&self, path: &[u8]) -> bool {
+    fn matches_path_or_parent(&self, path: &[u8]) -> bool {
         match &self.matcher {
-            Matcher::Literal(text) => path == &text[..],
+            _ if path.is_empty() => false,
+            Matcher::Literal(text) => {
+                path.strip_prefix(&text[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+            }
             Matcher::Expression(expression) => expression.is_match(path),
         }
-    }
-
-    fn matches_path_or_parent(&self, path: &[u8]) -> bool {
-        if path.is_empty() {
-            return false;
-        }
-        if let Matcher::Literal(text) = &self.matcher {
-            return path.strip_prefix(&text[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
-        }
-        let parents = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(slash, _)| &path[..slash]);
-        self.matches(path) || parents.into_iter().any(|parent| self.matches(parent))
     }
 
     /// Whether a path below `directory` may match: component by component, any wildcard standing for any name. A pattern
@@ -191,14 +183,15 @@ fn clean(text: &str) -> String {
     if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
 }
 
-/// Translates a pattern into a regular expression over bytes.
+/// Translates a pattern into a regular expression over bytes, which matches up to the end or to a slash: all parents of a
+/// path are tried at once.
 fn expression(text: &str) -> Result<String, &'static str> {
     if let Some(suffix) = text.strip_prefix("**")
         && !suffix.starts_with(['/', '*'])
         && !suffix.contains(['*', '?', '[', '\\'])
     {
         // Docker's quirk: `**` and literal text is a test of the end of the path, in the middle of a name too.
-        return Ok(format!(r"(?s-u)\A.*{}\z", regex::escape(suffix)));
+        return Ok(format!(r"(?s-u)\A.*{}(?:/|\z)", regex::escape(suffix)));
     }
     let mut expression = String::from(r"(?s)\A");
     let mut characters = text.chars().peekable();
@@ -216,7 +209,7 @@ fn expression(text: &str) -> Result<String, &'static str> {
             character => push_literal(&mut expression, character),
         }
     }
-    expression.push_str(r"\z");
+    expression.push_str(r"(?:/|\z)");
     Ok(expression)
 }
 

@@ -13,7 +13,7 @@ use crate::{
     lex::{Lexer, Logical},
     parse::parse_trigger_line,
     suggest::{closest, did_you_mean},
-    words::{self, Json},
+    words::{self, Json, WORDS_MAX},
 };
 
 /// Every instruction.
@@ -63,7 +63,7 @@ impl<'a> Line<'a> {
     pub(crate) fn new(logical: &'a Logical, escape: char) -> Self {
         let text = logical.text.as_str();
         let name_start = text.len() - text.trim_start().len();
-        let name_end = text[name_start..].find(char::is_whitespace).map_or(text.len(), |length| name_start + length);
+        let name_end = text[name_start..].find(words::is_blank).map_or(text.len(), |length| name_start + length);
         let name = text[name_start..name_end].to_ascii_uppercase();
         let span = logical.span(name_start, name_end - name_start);
         Self { logical, escape, name, span, after_name: name_end, start: name_end }
@@ -105,8 +105,22 @@ impl<'a> Line<'a> {
         Problem::new(self.span, message)
     }
 
-    fn blank_separated(&self) -> Vec<Word> {
-        words::blank_separated(self.rest()).into_iter().map(|(offset, text)| self.word(offset, text)).collect()
+    /// Splits the operands at blanks.
+    fn blank_separated(&self) -> Result<Vec<Word>, Problem> {
+        let words = self.bounded(words::blank_separated(self.rest()))?;
+        Ok(words.into_iter().map(|(offset, text)| self.word(offset, text)).collect())
+    }
+
+    /// Splits the operands at blanks outside quotes.
+    fn quoted(&self) -> Result<Vec<(usize, &'a str)>, Problem> {
+        self.bounded(words::quoted(self.rest(), self.escape))
+    }
+
+    fn bounded<T>(&self, words: Vec<T>) -> Result<Vec<T>, Problem> {
+        if words.len() > WORDS_MAX {
+            return Err(self.problem(format!("{} has more than {WORDS_MAX} operands", self.name)));
+        }
+        Ok(words)
     }
 
     /// Reads a JSON array of strings; `None` when the operands have another form.
@@ -126,7 +140,7 @@ impl<'a> Line<'a> {
         let span = self.rest_span();
         Ok(match self.json()? {
             Some(strings) => strings.into_iter().map(|text| Word { text, span }).collect(),
-            None => self.blank_separated(),
+            None => self.blank_separated()?,
         })
     }
 
@@ -187,19 +201,32 @@ fn plain(line: &Line<'_>, lexer: &mut Lexer<'_>) -> Result<Kind, Problem> {
         "ENTRYPOINT" => Kind::Entrypoint(line.command()?),
         "ENV" => Kind::Env(pairs(line)?),
         "LABEL" => Kind::Label(pairs(line)?),
-        "EXPOSE" => Kind::Expose(line.at_least_one(line.blank_separated())?),
+        "EXPOSE" => Kind::Expose(line.at_least_one(line.blank_separated()?)?),
         "MAINTAINER" => Kind::Maintainer(line.single()?.text),
         "ONBUILD" => Kind::OnBuild(trigger(line, lexer)?),
         "SHELL" => match line.json()? {
             Some(shell) => Kind::Shell(line.at_least_one(shell)?),
+            None if line.rest().is_empty() => return Err(line.problem("SHELL requires at least one argument")),
             None => return Err(line.problem("SHELL requires the arguments to be in JSON form")),
         },
         "STOPSIGNAL" => Kind::StopSignal(line.single()?),
         "USER" => Kind::User(line.single()?),
-        "VOLUME" => Kind::Volume(line.at_least_one(line.json_or_words()?)?),
+        "VOLUME" => Kind::Volume(volumes(line)?),
         "WORKDIR" => Kind::Workdir(line.single()?),
         _ => return Err(unknown(line)),
     })
+}
+
+/// Reads the paths of VOLUME.
+fn volumes(line: &Line<'_>) -> Result<Vec<Word>, Problem> {
+    let mut words = line.at_least_one(line.json_or_words()?)?;
+    for word in &mut words {
+        word.text = word.text.trim().to_owned();
+        if word.text.is_empty() {
+            return Err(Problem::new(word.span, "VOLUME specified can not be an empty string"));
+        }
+    }
+    Ok(words)
 }
 
 fn unknown(line: &Line<'_>) -> Problem {
@@ -208,6 +235,9 @@ fn unknown(line: &Line<'_>) -> Problem {
     if suggestion.is_some() {
         return problem;
     }
+    if line.name.starts_with("//") {
+        return problem.hint("a comment begins with `#`");
+    }
     problem.hint(
         "if this line belongs to the instruction above it, that one's last line must end with the escape character",
     )
@@ -215,7 +245,7 @@ fn unknown(line: &Line<'_>) -> Problem {
 
 fn from(line: &mut Line<'_>) -> Result<Stage, Vec<Problem>> {
     let mut flags = line.flags(flags::FROM)?;
-    let words = line.blank_separated();
+    let words = line.blank_separated().map_err(|problem| vec![problem])?;
     let (base, alias) = match words.as_slice() {
         [base] => (base.clone(), None),
         [base, keyword, name] if keyword.text.eq_ignore_ascii_case("as") => {
@@ -246,14 +276,14 @@ fn stage_name(word: &Word) -> Result<String, Problem> {
         return Ok(name);
     }
     let message =
-        format!("invalid name for build stage: \"{name}\", name can't start with a number or contain symbols");
+        format!("invalid name for build stage: \"{}\", name can't start with a number or contain symbols", word.text);
     Err(Problem::new(word.span, message))
 }
 
 /// Reads the pairs of ENV and LABEL.
 fn pairs(line: &Line<'_>) -> Result<Vec<Pair>, Problem> {
     let rest = line.rest();
-    let words = words::quoted(rest, line.escape);
+    let words = line.quoted()?;
     let Some(&(_, first)) = words.first() else {
         return Err(line.problem(format!("{} requires at least one argument", line.name)));
     };
@@ -286,7 +316,7 @@ fn pairs(line: &Line<'_>) -> Result<Vec<Pair>, Problem> {
 
 fn arguments(line: &Line<'_>) -> Result<Vec<Argument>, Problem> {
     let mut arguments = Vec::new();
-    for (offset, word) in words::quoted(line.rest(), line.escape) {
+    for (offset, word) in line.quoted()? {
         let argument = match word.split_once('=') {
             None => Argument { name: line.word(offset, word), default: None },
             Some((name, value)) => {
@@ -349,7 +379,7 @@ fn operands(line: &Line<'_>, lexer: &mut Lexer<'_>) -> Result<Vec<TransferSource
         return Ok(strings.into_iter().map(|text| TransferSource::Path(Word { text, span })).collect());
     }
     let mut operands = Vec::new();
-    for word in line.blank_separated() {
+    for word in line.blank_separated()? {
         operands.push(match heredoc::parse_word(&word.text) {
             Some(parsed) => TransferSource::Heredoc(body(lexer, parsed, word.span)?),
             None => TransferSource::Path(word),
@@ -360,7 +390,7 @@ fn operands(line: &Line<'_>, lexer: &mut Lexer<'_>) -> Result<Vec<TransferSource
 
 /// Reads past the bodies of heredocs of a line that is wrong anyway.
 fn skip_heredocs(line: &Line<'_>, lexer: &mut Lexer<'_>) -> Result<(), Problem> {
-    for word in line.blank_separated() {
+    for word in line.blank_separated()? {
         if let Some(parsed) = heredoc::parse_word(&word.text) {
             body(lexer, parsed, word.span)?;
         }
@@ -386,7 +416,8 @@ fn run(line: &mut Line<'_>, lexer: &mut Lexer<'_>) -> Result<Run, Vec<Problem>> 
         }
     }
     let mut flags = flags?;
-    if line.rest().is_empty() || command == Command::Exec(Vec::new()) {
+    // Nothing for a shell is a command too, which succeeds; nothing to execute is not.
+    if command == Command::Exec(Vec::new()) {
         return Err(vec![line.problem("RUN requires a command")]);
     }
     Ok(Run {
@@ -423,7 +454,7 @@ fn health(line: &mut Line<'_>) -> Result<Healthcheck, Vec<Problem>> {
 
 /// Reads what HEALTHCHECK runs.
 fn health_test(line: &mut Line<'_>) -> Result<Vec<String>, Problem> {
-    let words = line.blank_separated();
+    let words = line.blank_separated()?;
     let Some(kind) = words.first() else {
         return Err(line.problem("HEALTHCHECK requires at least one argument"));
     };
@@ -453,7 +484,8 @@ fn trigger(line: &Line<'_>, lexer: &mut Lexer<'_>) -> Result<String, Problem> {
     if line.rest().is_empty() {
         return Err(line.problem("ONBUILD requires at least one argument"));
     }
-    let mut text = line.rest().to_owned();
+    let start = line.rest_start();
+    let mut text = line.logical.text[start..].to_owned();
     let trigger = text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
     let span = line.word(0, &trigger).span;
     match trigger.as_str() {
@@ -473,6 +505,11 @@ fn trigger(line: &Line<'_>, lexer: &mut Lexer<'_>) -> Result<String, Problem> {
         }
         _ => {}
     }
-    parse_trigger_line(&text, line.escape).map_err(|problem| Problem { span, ..problem })?;
+    parse_trigger_line(&text, line.escape).map_err(|problem| {
+        // The first line of the trigger is this one's rest; what is wrong in a body is told at the trigger's name.
+        let Span { line: number, offset, length } = problem.span;
+        let span = if number == 1 { line.logical.span(start + offset, length) } else { span };
+        Problem { span, ..problem }
+    })?;
     Ok(text)
 }

@@ -29,6 +29,7 @@ pub fn parse(text: impl AsRef<[u8]>) -> Result<Dockerfile, Diagnostics> {
     }
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let source = decode(bytes)?;
+    refuse_json(&source)?;
     let mut parser = Parser::default();
     let dockerfile = parser.file(&source);
     if parser.problems.is_empty() { Ok(dockerfile) } else { Err(Diagnostics::new(&source, parser.problems)) }
@@ -76,6 +77,20 @@ fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, Diagnostics> {
         }
     }
     if problems.is_empty() { Ok(text) } else { Err(Diagnostics::new(&text, problems)) }
+}
+
+/// Refuses a document that asks for another frontend by the key `syntax`.
+fn refuse_json(source: &str) -> Result<(), Diagnostics> {
+    if !source.trim_start().starts_with('{') {
+        return Ok(());
+    }
+    let Ok(serde_json::Value::Object(document)) = serde_json::from_str(source) else { return Ok(()) };
+    let Some(frontend) = document.get("syntax").and_then(serde_json::Value::as_str) else { return Ok(()) };
+    let head = &source[..source.len() - source.trim_start().len()];
+    let offset = head.len() - head.rfind('\n').map_or(0, |end| end + 1);
+    let span = Span { line: head.matches('\n').count() + 1, offset, length: 1 };
+    let problem = Problem::new(span, format!("the file is JSON for the frontend `{frontend}`, not a Dockerfile"));
+    Err(Diagnostics::new(source, vec![problem.hint("frontends are not run: write a Dockerfile")]))
 }
 
 /// What is known while the file is read.

@@ -6,6 +6,9 @@ use regex::{NoExpand, Regex, RegexBuilder};
 /// The compiled size of a pattern.
 const COMPILED_BYTES_MAX: usize = 1024 * 1024;
 
+/// What makes `*` and `?` ordinary, whatever the Dockerfile's escape character is.
+const ESCAPE: char = '\\';
+
 /// Which end of a value is cut, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Trim {
@@ -16,9 +19,9 @@ pub(crate) struct Trim {
 }
 
 /// Cuts what matches the pattern off one end.
-pub(crate) fn trim(value: &str, pattern: &str, how: Trim, escape: char) -> Result<String, String> {
+pub(crate) fn trim(value: &str, pattern: &str, how: Trim) -> Result<String, String> {
     let Trim { suffix, longest } = how;
-    let translated = translate(pattern, longest || suffix, escape)?;
+    let translated = translate(pattern, longest || suffix)?;
     if !suffix {
         let cut = compile(&format!("^{translated}"))?.find(value).map_or(0, |found| found.end());
         return Ok(value[cut..].to_owned());
@@ -34,8 +37,8 @@ pub(crate) fn trim(value: &str, pattern: &str, how: Trim, escape: char) -> Resul
 }
 
 /// Replaces the first match, or all.
-pub(crate) fn replace(value: &str, pattern: &str, with: &str, all: bool, escape: char) -> Result<String, String> {
-    let regex = compile(&translate(pattern, true, escape)?)?;
+pub(crate) fn replace(value: &str, pattern: &str, with: &str, all: bool) -> Result<String, String> {
+    let regex = compile(&translate(pattern, true)?)?;
     let replaced = if all { regex.replace_all(value, NoExpand(with)) } else { regex.replace(value, NoExpand(with)) };
     Ok(replaced.into_owned())
 }
@@ -46,7 +49,7 @@ fn compile(expression: &str) -> Result<Regex, String> {
 }
 
 /// Turns a pattern into a regular expression.
-fn translate(pattern: &str, greedy: bool, escape: char) -> Result<String, String> {
+fn translate(pattern: &str, greedy: bool) -> Result<String, String> {
     let mut expression = String::with_capacity(pattern.len() + 4);
     let mut characters = pattern.chars();
     let mut buffer = [0; 4];
@@ -60,11 +63,11 @@ fn translate(pattern: &str, greedy: bool, escape: char) -> Result<String, String
                 expression.push('.');
                 continue;
             }
-            _ if character == escape => match characters.next() {
+            ESCAPE => match characters.next() {
                 // Slash and brace are escaped because they would end the pattern.
-                Some(escaped) if "*?/}".contains(escaped) || escaped == escape => escaped,
-                Some(other) => return Err(format!("invalid escape '{escape}{other}'")),
-                None => return Err(format!("invalid escape '{escape}' at the end")),
+                Some(escaped) if "*?/}".contains(escaped) || escaped == ESCAPE => escaped,
+                Some(other) => return Err(format!("invalid escape '{ESCAPE}{other}'")),
+                None => return Err(format!("invalid escape '{ESCAPE}' at the end")),
             },
             plain => plain,
         };
@@ -79,7 +82,7 @@ mod tests {
 
     #[track_caller]
     fn check_trim(pattern: &str, suffix: bool, longest: bool, expected: Result<&str, &str>) {
-        let found = trim("foo.tar.gz", pattern, Trim { suffix, longest }, '\\');
+        let found = trim("foo.tar.gz", pattern, Trim { suffix, longest });
         assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{pattern}");
     }
 
@@ -101,7 +104,7 @@ mod tests {
         check_trim("f+", false, false, Ok("foo.tar.gz"));
         check_trim(r"\f", false, false, Err(r"invalid escape '\f'"));
         check_trim("f\\", false, false, Err(r"invalid escape '\' at the end"));
-        let cut = |value, pattern| trim(value, pattern, Trim { suffix: false, longest: true }, '\\').unwrap();
+        let cut = |value, pattern| trim(value, pattern, Trim { suffix: false, longest: true }).unwrap();
         assert_eq!(cut("a*b", r"a\*"), "b");
         assert_eq!(cut("a}/b", r"a\}\/"), "b");
         assert_eq!(cut(r"a\b", r"a\\"), "b");
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn v1_replacement_is_of_the_first_match_or_of_all() {
-        let change = |pattern, with, all| replace("foo.tar.gz", pattern, with, all, '\\').unwrap();
+        let change = |pattern, with, all| replace("foo.tar.gz", pattern, with, all).unwrap();
         assert_eq!(change("o", "0", false), "f0o.tar.gz");
         assert_eq!(change("o", "0", true), "f00.tar.gz");
         assert_eq!(change(".*", "", false), "foo");

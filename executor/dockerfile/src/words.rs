@@ -3,21 +3,30 @@
 
 use serde_json::Value;
 
-/// Splits at blanks and nothing else.
+/// How many operands an instruction may have.
+pub(crate) const WORDS_MAX: usize = 10_000;
+
+/// Whether a character separates an instruction's name and its operands: no other blank of Unicode does.
+pub(crate) const fn is_blank(character: char) -> bool {
+    matches!(character, ' ' | '\t' | '\r' | '\u{b}' | '\u{c}')
+}
+
+/// Splits at blanks and nothing else. One word more than may be is the last.
 pub(crate) fn blank_separated(text: &str) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut offset = 0;
-    for piece in text.split(char::is_whitespace) {
-        if !piece.is_empty() {
+    for piece in text.split(is_blank) {
+        if !piece.is_empty() && words.len() <= WORDS_MAX {
             words.push((offset, piece));
         }
-        let end = offset + piece.len();
-        offset = end + text[end..].chars().next().map_or(0, char::len_utf8);
+        // All blanks are one byte long.
+        offset += piece.len() + 1;
     }
     words
 }
 
-/// Splits at blanks outside quotes; an escaped blank does not split. An open quote reaches to the end.
+/// Splits at blanks outside quotes; an escaped blank does not split. An open quote reaches to the end. One word more than
+/// may be is the last.
 pub(crate) fn quoted(text: &str, escape: char) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut start: Option<usize> = None;
@@ -27,6 +36,9 @@ pub(crate) fn quoted(text: &str, escape: char) -> Vec<(usize, &str)> {
         if escaped {
             escaped = false;
             continue;
+        }
+        if words.len() > WORDS_MAX {
+            return words;
         }
         let blank = character.is_whitespace() && quote.is_none();
         if blank {
@@ -80,6 +92,7 @@ mod tests {
     #[test]
     fn blanks_separate_words_with_their_offsets() {
         assert_eq!(blank_separated(" a  \"b c\""), [(1, "a"), (4, "\"b"), (7, "c\"")]);
+        assert_eq!(blank_separated("é\u{a0}b\tc"), [(0, "é\u{a0}b"), (6, "c")]);
     }
 
     #[test]

@@ -81,10 +81,8 @@ pub(super) fn declare(
     options: &Options,
     expansion: Expansion<'_>,
 ) -> Result<(String, Option<String>), Problem> {
-    let name = expansion.word(&argument.name)?;
-    if name.is_empty() {
-        return Err(Problem::new(argument.name.span, "ARG names can not be blank"));
-    }
+    // A name is taken as it is written: BuildKit does not expand it.
+    let name = argument.name.text.clone();
     if let Some(value) = options.build_args.get(&name) {
         return Ok((name, Some(value.clone())));
     }

@@ -1,6 +1,8 @@
 //! Instructions that change the configuration only: expanded operands come in, the configuration and the text for the
 //! history come out.
 
+use std::collections::BTreeMap;
+
 use karve_dockerfile::ast::Healthcheck;
 
 use super::{golang, port, signal, stage::State};
@@ -18,10 +20,28 @@ const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
 /// Sets a variable of the configuration: in place, or at the end.
 pub(super) fn set_env(config: &mut ImageConfig, name: &str, value: &str) {
     let entry = format!("{name}={value}");
-    let same = |known: &&mut String| known.split_once('=').map_or(known.as_str(), |(known, _)| known) == name;
+    let same =
+        |known: &&mut String| known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
     match config.config.env.iter_mut().find(same) {
         Some(known) => *known = entry,
         None => config.config.env.push(entry),
+    }
+}
+
+/// Sets many variables, in the order given. With as many as there may be, each must not be looked for among all.
+fn set_many(config: &mut ImageConfig, pairs: &[(String, String)]) {
+    let name = |entry: &String| entry.split_once('=').map_or(entry.as_str(), |(name, _)| name).to_owned();
+    let known = config.config.env.iter().map(name);
+    let mut positions: BTreeMap<String, usize> = known.enumerate().map(|(position, name)| (name, position)).collect();
+    let env = &mut config.config.env;
+    for (name, value) in pairs {
+        let entry = format!("{name}={value}");
+        if let Some(known) = positions.get(name).and_then(|position| env.get_mut(*position)) {
+            *known = entry;
+        } else {
+            positions.insert(name.clone(), env.len());
+            env.push(entry);
+        }
     }
 }
 
@@ -65,9 +85,13 @@ impl State {
     /// ENV.
     pub(super) fn env(&mut self, pairs: Vec<(String, String)>) -> String {
         let mut text = "ENV".to_owned();
+        if let [(name, value)] = pairs.as_slice() {
+            set_env(&mut self.config, name, value);
+        } else {
+            set_many(&mut self.config, &pairs);
+        }
         for (name, value) in pairs {
             push_pair(&mut text, &name, &value);
-            set_env(&mut self.config, &name, &value);
             self.environment.insert(name, value);
         }
         text
@@ -92,7 +116,6 @@ impl State {
                 return Err(format!("more than {PORTS_MAX} ports"));
             }
         }
-        ports.sort();
         let text = format!("EXPOSE {}", golang::list(&ports));
         self.config.config.exposed_ports.extend(ports.into_iter().map(|port| (port, Empty {})));
         Ok(text)
@@ -210,5 +233,7 @@ mod tests {
             set_env(&mut config, name, value);
         }
         assert_eq!(config.config.env, ["A=3", "AB=2"]);
+        set_many(&mut config, &[("AB", "4"), ("C", "5"), ("C", "6"), ("A", "7")].map(|(a, b)| (a.into(), b.into())));
+        assert_eq!(config.config.env, ["A=7", "AB=4", "C=6"]);
     }
 }

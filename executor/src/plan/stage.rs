@@ -4,7 +4,7 @@
 //! Two environments are kept apart: the variables that words and RUN see (ENV and ARG, whoever wrote last), and the
 //! configuration's (ENV only).
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use karve_dockerfile::{
     ast::{self, Argument, Command, Instruction, Kind, Pair, Word},
@@ -94,6 +94,8 @@ pub(super) struct State {
     pub steps: Vec<Step>,
     /// The ARGs of this stage, for the history.
     arguments: Vec<(String, Option<String>)>,
+    /// Where in `arguments` a name is.
+    positions: BTreeMap<String, usize>,
     /// Whether this stage has a CMD of its own.
     pub command_set: bool,
     /// What the lint rules remember.
@@ -124,6 +126,7 @@ impl State {
             platform,
             steps: Vec::new(),
             arguments: Vec::new(),
+            positions: BTreeMap::new(),
             command_set: false,
             seen: Seen::default(),
         }
@@ -131,9 +134,10 @@ impl State {
 
     /// Begins a stage on an earlier stage, whose ARGs stay: in the environment and in the history.
     pub(super) fn upon(below: &Self, config: ImageConfig) -> Self {
-        let arguments = below.arguments.clone();
+        let (arguments, positions) = (below.arguments.clone(), below.positions.clone());
         Self {
             arguments,
+            positions,
             seen: below.seen.inherited(),
             ..Self::new(config, below.platform.clone(), below.environment.clone())
         }
@@ -172,6 +176,9 @@ impl State {
                 self.label(pairs)
             }
             Kind::Expose(words) => {
+                // In the order of what is written, as BuildKit sorts it, not of what it means.
+                let mut words: Vec<&Word> = words.iter().collect();
+                words.sort_by(|left, right| left.text.cmp(&right.text));
                 let mut ports = Vec::new();
                 for word in words {
                     ports.extend(self.expansion(scope).words(word)?);
@@ -208,7 +215,7 @@ impl State {
 
     /// Whether an ARG of this stage or of those below has the name.
     pub(super) fn declares(&self, name: &str) -> bool {
-        self.arguments.iter().any(|(known, _)| known == name)
+        self.positions.contains_key(name)
     }
 
     fn push(&mut self, text: String, line: usize, operation: Operation, created_by: String) {
@@ -258,11 +265,13 @@ impl State {
                     self.environment.insert(name.clone(), value.clone());
                 }
             }
-            if let Some(known) = self.arguments.iter_mut().find(|(known, _)| *known == name) {
-                known.1 = value;
+            let position = self.positions.get(&name).copied();
+            if let Some((_, known)) = position.and_then(|position| self.arguments.get_mut(position)) {
+                *known = value;
             } else if self.arguments.len() == VARIABLES_MAX {
                 return Err(Problem::new(argument.name.span, format!("more than {VARIABLES_MAX} ARGs in one stage")));
             } else {
+                self.positions.insert(name.clone(), self.arguments.len());
                 self.arguments.push((name, value));
             }
         }
@@ -312,7 +321,6 @@ impl State {
     fn arguments_of(&self, command: &Command) -> Vec<String> {
         match command {
             Command::Exec(arguments) => arguments.clone(),
-            Command::Shell(text) if text.is_empty() => Vec::new(),
             Command::Shell(text) => self.with_shell(text.clone()),
         }
     }

@@ -106,8 +106,8 @@ fn p8_flags_lead_the_operands() {
     assert!(copy.link && copy.parents);
     check_error("COPY --FROM=b a c", &["2:6: unknown flag: --FROM (did you mean from?)"]);
     check_error("ENV --x=1 A=2", &["2:5: unknown flag: --x"]);
-    check_error("COPY --link=2 a b", &["2:6: expecting boolean value for flag link, not: 2"]);
-    check_error("RUN --network x", &["2:5: missing a value on flag: network"]);
+    check_error("COPY --link=2 a b", &["2:6: expecting boolean value for flag --link, not: 2"]);
+    check_error("RUN --network x", &["2:5: missing a value on flag: --network"]);
 }
 
 #[test]
@@ -198,6 +198,9 @@ fn h4_h5_heredocs_of_run_are_taken_wherever_they_stand() {
     assert_eq!(inner.command, Command::Shell("cat <<A > /x && 3<<B cat".into()));
     assert_eq!(run("RUN [\"cat\", \"<<EOF\"]").heredocs, []);
     assert_eq!(run("RUN echo \"<<EOF\" $((1 << 2))").heredocs, []);
+    let spaced = run("RUN << EOF\na\nEOF");
+    assert!(spaced.sole_heredoc);
+    assert_eq!(run("RUN cat <<  EOF > /x\na\nEOF").heredocs[0].name, "EOF");
 }
 
 #[test]
@@ -247,11 +250,65 @@ fn c10_onbuild_keeps_the_text_of_its_trigger() {
 #[test]
 fn operands_that_are_missing_are_told() {
     check_error("COPY", &["2:1: COPY requires at least two arguments"]);
-    check_error("RUN", &["2:1: RUN requires a command"]);
+    check_error("SHELL", &["2:1: SHELL requires at least one argument"]);
     check_error("RUN []", &["2:1: RUN requires a command"]);
     check_error("WORKDIR", &["2:1: WORKDIR requires exactly one argument"]);
     check_error("EXPOSE", &["2:1: EXPOSE requires at least one argument"]);
     check_error("ARG =x", &["2:5: ARG names can not be blank"]);
+}
+
+#[test]
+fn r1_nothing_for_a_shell_is_a_command() {
+    check_shell("RUN", "");
+    check_shell("RUN --network=none", "");
+    assert_eq!(kind("CMD"), Kind::Cmd(Command::Shell(String::new())));
+}
+
+#[test]
+fn c6_volumes_are_trimmed_and_not_empty() {
+    let paths = |text: &str| match kind(text) {
+        Kind::Volume(words) => words.into_iter().map(|word| word.text).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(paths(r#"VOLUME [" /a ", "/b c"]"#), ["/a", "/b c"]);
+    check_error(r#"VOLUME ["/a", " "]"#, &["2:8: VOLUME specified can not be an empty string"]);
+}
+
+#[test]
+fn c10_a_mistake_in_a_trigger_has_its_own_place() {
+    check_error("ONBUILD  COPY --chwon=1 \\\n a b", &["2:15: unknown flag: --chwon (did you mean chown?)"]);
+    check_error("ONBUILD RUN \\\n  --mont=1 x", &["3:3: unknown flag: --mont (did you mean mount?)"]);
+    assert_eq!(kind("ONBUILD RUN  a  "), Kind::OnBuild("RUN  a  ".into()));
+}
+
+#[test]
+fn d2_other_frontends_are_not_taken_for_a_dockerfile() {
+    let text = |text: &str| parse(text).unwrap_err().to_string();
+    assert_snapshot!(text("// syntax=docker/dockerfile:1\nFROM a"), @r"
+    Dockerfile:1:1: unknown instruction: //
+     1 | // syntax=docker/dockerfile:1
+       | ^^
+    hint: a comment begins with `#`
+    ");
+    assert_snapshot!(text("{\"syntax\": \"docker/mock\"}"), @r#"
+    Dockerfile:1:1: the file is JSON for the frontend `docker/mock`, not a Dockerfile
+     1 | {"syntax": "docker/mock"}
+       | ^
+    hint: frontends are not run: write a Dockerfile
+    "#);
+    assert!(parse("#!/usr/bin/env karve\n# syntax=docker/dockerfile:1\nFROM a").is_ok());
+}
+
+#[test]
+fn operands_and_flags_are_counted() {
+    for (text, words) in [("COPY ", "a "), ("ENV ", "a=b "), ("ARG ", "a "), ("EXPOSE ", "1 "), ("VOLUME ", "/a ")] {
+        let text = format!("{text}{}", words.repeat(10_001));
+        let name = text.split(' ').next().unwrap();
+        check_error(&text, &[&format!("2:1: {name} has more than 10000 operands")]);
+    }
+    let text = format!("RUN {}x", "--mount=a ".repeat(6_000));
+    let text = format!("{text} \\\n y");
+    assert!(parse(format!("FROM a\n{text}")).is_ok());
 }
 
 #[test]

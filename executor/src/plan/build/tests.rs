@@ -461,7 +461,7 @@ fn c5_workdir_is_joined_and_owned_by_the_user() {
 
 #[test]
 fn c6_an_empty_volume_is_refused() {
-    check_error("VOLUME [\"\"]", &["2:1: VOLUME specified can not be an empty string"]);
+    check_error("VOLUME $none", &["2:1: VOLUME specified can not be an empty string"]);
 }
 
 #[test]

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use karve_dockerfile::{ignore::Patterns, lint::ShownWarning, parse};
+use karve_dockerfile::{
+    ignore::Patterns,
+    lint::{Rule, ShownWarning},
+    parse,
+};
 
 use crate::{
     image::config::ImageConfig,
@@ -65,7 +69,7 @@ impl Case {
         let checked = crate::plan::check(&dockerfile, &self.options, &self.bases, &unknown).unwrap();
         let shown = |warning: ShownWarning| {
             let ShownWarning { rule, diagnostic } = warning;
-            let rule = rule.map(|rule| rule.name()).unwrap_or_default();
+            let rule = rule.map(Rule::name).unwrap_or_default();
             format!("{}:{} {rule}: {}", diagnostic.line, diagnostic.column, diagnostic.message)
         };
         let warnings = checked.lint.show(&dockerfile).into_iter().map(shown).collect();
@@ -95,7 +99,7 @@ fn v7_lint_undefined_var() {
     ]);
     // ARG defines, also without a value, and its defaults see what is before them.
     case("FROM scratch AS a\nARG x\nENV y=$x\nFROM a\nENV z=$x$PATH$y\nARG b=1 c=$b d=$e")
-        .says(&["6:15 UndefinedVar: Usage of undefined variable '$e'"]);
+        .says(&["6:16 UndefinedVar: Usage of undefined variable '$e'"]);
     case("FROM scratch\nARG d=$e").argument("d", "1").says(&[]);
     // What a shell or the program expands is not ours.
     case("FROM scratch\nRUN echo $x\nCMD [\"$x\"]\nEXPOSE $port\nSTOPSIGNAL 9\nCOPY <<'E' <<F /\n$x\nE\n\\$x\nF")
