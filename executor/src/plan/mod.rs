@@ -25,4 +25,7 @@ mod sources;
 mod stage;
 mod transfer;
 
+#[cfg(test)]
+mod growth;
+
 pub use build::{Checked, build, check};
