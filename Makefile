@@ -50,10 +50,18 @@ lint: setup build ## check format, lints, documentation, dependencies and genera
 	  $(binaries)/karve-operator crd | diff - $$file || { echo "$$file is stale: run \`make generate\`" >&2; exit 1; }; \
 	done
 
+# How long each fuzz target runs, in seconds.
+FUZZ_SECONDS ?= 5
+
+.PHONY: fuzz
+fuzz: ## run the fuzz targets of the Dockerfile language for a few seconds each (FUZZ_SECONDS)
+	@command -v cargo-fuzz >/dev/null || (cd / && cargo install --locked cargo-fuzz)
+	CARGO_TARGET_DIR=$(abspath $(target))/fuzz executor/dockerfile/fuzz/run.sh $(FUZZ_SECONDS)
+
 .PHONY: generate
-generate: build ## write the generated files: the definition of ImageBuild, for kubectl and for Helm, and docs/flags.md
+generate: build ## write the generated files: the definition of ImageBuild, for kubectl and for Helm, docs/flags.md and docs/lint.md
 	$(binaries)/karve-operator crd | tee $(definitions) >/dev/null
-	KARVE_UPDATE_DOCS=1 cargo test --quiet --workspace --test command flags
+	KARVE_UPDATE_DOCS=1 cargo test --quiet --workspace --test command is_current
 
 .PHONY: images
 images: build ## build the operator's and the executor's images, with Karve itself
