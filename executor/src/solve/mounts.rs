@@ -174,9 +174,7 @@ impl StageRun<'_> {
                     self.solver.materialise(&mut stage).await
                 }
                 From::Image(name) => self.solver.materialise(&mut self.solver.image(name)?).await,
-                From::Context | From::Named(_) => {
-                    Ok(vec![Box::pin(self.unpacked_part(from, source, target)).await?])
-                }
+                From::Context | From::Named(_) => Ok(vec![Box::pin(self.unpacked_part(from, source, target)).await?]),
             }
         });
         Ok((lowers.await?.clone(), place))

@@ -8,4 +8,5 @@
 mod fixture;
 mod flags;
 mod limits;
+mod lint;
 mod signals;

@@ -13,6 +13,7 @@ mod agents;
 mod arguments;
 mod bad_input;
 mod build;
+mod check;
 mod contexts;
 mod instructions;
 mod mounts;
