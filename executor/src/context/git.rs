@@ -135,9 +135,10 @@ impl Repository<'_> {
         }
         let commit = fetched.commit.to_string();
         let revision = match reference {
-            GitReference::Branch(name) | GitReference::Tag(name) => format!("{name}@sha1:{commit}"),
+            GitReference::Branch(name) | GitReference::Tag(name) | GitReference::Full(name) => {
+                format!("{name}@sha1:{commit}")
+            }
             GitReference::Commit(_) => format!("sha1:{commit}"),
-            GitReference::Full(name) => format!("{name}@sha1:{commit}"),
             GitReference::Default => format!("{}@sha1:{commit}", fetched.head_branch.as_deref().unwrap_or("HEAD")),
         };
         Ok(Checkout { revision, commit, commit_time })

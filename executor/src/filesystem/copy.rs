@@ -306,9 +306,9 @@ impl Copier<'_> {
                 let request = CopyRequest { mtime: mtime.or(self.request.mtime), ..self.request.clone() };
                 let target = std::mem::replace(&mut self.target, Target::new(View::empty()));
                 let mut copier = Copier { source: view, request: &request, target, warnings: Vec::new() };
-                let copied = copier.copy_tree(root, &[TreePath::ROOT]);
+                let result = copier.copy_tree(root, &[TreePath::ROOT]);
                 self.target = copier.target;
-                copied
+                result
             }
         }
     }

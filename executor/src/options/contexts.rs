@@ -21,12 +21,11 @@ pub(super) fn read(specs: &[String]) -> Result<(Contexts, Vec<(String, ContextSo
         if name.is_empty() || value.is_empty() {
             return Err(wrong("is not of the form NAME=VALUE".into()));
         }
-        let context = match image(value).map_err(wrong)? {
-            Some(image) => NamedContext::Image(image),
-            None => {
-                files.push((name.to_owned(), source(value).map_err(wrong)?));
-                NamedContext::Files(files.len())
-            }
+        let context = if let Some(image) = image(value).map_err(wrong)? {
+            NamedContext::Image(image)
+        } else {
+            files.push((name.to_owned(), source(value).map_err(wrong)?));
+            NamedContext::Files(files.len())
         };
         named.insert(name, context).map_err(wrong)?;
     }

@@ -109,6 +109,7 @@ impl Mount {
 
 /// COPY and ADD.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags of one instruction")]
 pub struct Copy {
     /// Where the sources are.
     pub from: From,

@@ -76,7 +76,7 @@ pub fn kind(text: &str) -> SourceKind {
         && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
     {
         return match scheme.to_ascii_lowercase().as_str() {
-            "http" | "https" if split(rest).0.ends_with(".git") => SourceKind::Git,
+            "http" | "https" if is_git_path(split(rest).0) => SourceKind::Git,
             "http" | "https" => SourceKind::Url,
             "git" | "ssh" => SourceKind::ForeignGit,
             "ftp" | "ftps" | "sftp" => SourceKind::ForeignUrl,
@@ -84,6 +84,11 @@ pub fn kind(text: &str) -> SourceKind {
         };
     }
     if is_scp(text) { SourceKind::ForeignGit } else { SourceKind::Path }
+}
+
+/// Whether host and path are those of a repository: the path ends with `.git`.
+fn is_git_path(address: &str) -> bool {
+    address.split_once('/').is_some_and(|(_, path)| path.strip_suffix(".git").is_some())
 }
 
 /// Whether a text has the form `user@host:path`.
@@ -291,6 +296,7 @@ mod tests {
             ("http://x/y.git/z", SourceKind::Url),
             ("HTTP://x", SourceKind::Url),
             ("https://x/y?file=a.git", SourceKind::Url),
+            ("https://x.git", SourceKind::Url),
             ("https://x/y.git", SourceKind::Git),
             ("http://x/y.git?ref=a#b", SourceKind::Git),
             ("ssh://git@x/y", SourceKind::ForeignGit),

@@ -4,6 +4,7 @@
 
 use std::{io, path::Path};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Url;
 use tokio::{fs::File, io::AsyncWriteExt};
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     image::checksum::{Checksum, Hasher},
+    plan::remote::decode,
     secret::Secret,
 };
 
@@ -227,21 +229,16 @@ async fn receive(mut response: reqwest::Response, download: &Download<'_>, path:
 pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_fragment(None);
-    // Only a URL without a host fails, which has neither.
-    match url.set_username("").and_then(|()| url.set_password(None)) {
-        Ok(()) | Err(()) => url.to_string(),
-    }
+    let is_plain = url.set_username("").is_ok() && url.set_password(None).is_ok();
+    if is_plain { url.to_string() } else { url.scheme().to_owned() }
 }
 
 /// The header for the user and the password that a URL has.
 fn basic(url: &Url) -> Option<String> {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-
     if url.username().is_empty() && url.password().is_none() {
         return None;
     }
-    let decoded = |text: &str| crate::plan::remote::decode(text);
-    let pair = format!("{}:{}", decoded(url.username()), decoded(url.password().unwrap_or_default()));
+    let pair = format!("{}:{}", decode(url.username()), decode(url.password().unwrap_or_default()));
     Some(format!("Basic {}", STANDARD.encode(pair)))
 }
 
@@ -279,7 +276,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
 /// Reads a date of HTTP: `Wed, 21 Oct 2015 07:28:00 GMT`.
 fn seconds(date: &str) -> Option<i64> {
     let parser = jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true);
-    parser.parse_timestamp(date).ok().map(|time| time.as_second())
+    parser.parse_timestamp(date).ok().map(jiff::Timestamp::as_second)
 }
 
 #[cfg(test)]

@@ -192,8 +192,9 @@ impl Remotes {
         };
         let fetched = cell.get_or_init(|| async {
             match remote {
-                Remote::Url(file) => self.file(file).await.map(FetchedSource::File),
-                Remote::Git(repository) => self.repository(repository).await.map(FetchedSource::Tree),
+                // Boxed: whoever waits for a source would carry the whole of a fetch along.
+                Remote::Url(file) => Box::pin(self.file(file)).await.map(FetchedSource::File),
+                Remote::Git(repository) => Box::pin(self.repository(repository)).await.map(FetchedSource::Tree),
             }
             .map_err(Arc::new)
         });
@@ -246,7 +247,7 @@ impl Remotes {
                 },
             }
         };
-        let view = tokio::task::spawn_blocking(move || list(path)).await.map_err(|_| RemoteError::Panicked)??;
+        let view = tokio::task::spawn_blocking(move || list(&path)).await.map_err(|_| RemoteError::Panicked)??;
         let root = TreePath::clean(wanted.sub_directory.as_bytes());
         if !view.get(&root).is_some_and(Node::is_directory) {
             return Err(RemoteError::NoDirectory { url: shown(&url), path: wanted.sub_directory.clone() });
@@ -347,7 +348,7 @@ fn first_of(
 }
 
 /// Lists a checked-out tree, which nobody else writes to.
-fn list(path: PathBuf) -> Result<View, RemoteError> {
+fn list(path: &Path) -> Result<View, RemoteError> {
     let directory = Directory::open(&path.to_string_lossy())?;
     let changes = directory.scan(0, &Patterns::default())?;
     let changes = relocate(changes, &mut |location| match location {

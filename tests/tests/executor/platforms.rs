@@ -6,7 +6,7 @@ use karve_api::Reason;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::build::{Build, Ended, TAG, reference};
+use crate::build::{Build, Ended, TAG, hex, reference};
 
 /// A platform that no machine with tests has.
 const FOREIGN: &str = "linux/s390x";
@@ -56,7 +56,7 @@ fn f8_several_platforms_are_refused_on_the_command_line() {
 /// Writes a blob into a layout and returns its descriptor.
 fn write_blob(layout: &Path, document: &Value, media_type: &str) -> Value {
     let bytes = serde_json::to_vec(document).unwrap();
-    let hex: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(&Sha256::digest(&bytes));
     fs::write(layout.join("blobs/sha256").join(&hex), &bytes).unwrap();
     json!({"mediaType": media_type, "digest": format!("sha256:{hex}"), "size": bytes.len()})
 }

@@ -17,7 +17,7 @@ use karve_tests::{
 use sha2::{Digest as _, Sha256, Sha512};
 use tempfile::TempDir;
 
-use crate::build::{Build, Ended};
+use crate::build::{Build, Ended, hex};
 
 const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
 const TOKEN: &str = "token-that-nobody-sees";
@@ -29,10 +29,6 @@ fn files() -> WebServer {
 
 fn dockerfile(text: &str) -> Build {
     Build::new(&[("Dockerfile", &format!("FROM scratch\n{text}")), ("local", "here")])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Returns a gzipped tar with one file.
