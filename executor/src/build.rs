@@ -28,7 +28,7 @@ use crate::{
     options::{Environment, Options},
     plan::{
         self,
-        graph::{self, From, Graph, ImageName, Operation, Planned},
+        graph::{self, From, Graph, ImageName, Need, Operation, Planned},
     },
     progress::Progress,
     registry::{
@@ -156,7 +156,7 @@ async fn make(
     let wrong = |diagnostics| BuildError::Dockerfile { file: dockerfile_name.clone(), diagnostics };
     let dockerfile = dockerfile::parse(&source.text).map_err(wrong)?;
     let planned = graph::Options { ignored: source.ignore.clone(), ..options.plan.clone() };
-    let (graph, images) = plan_with_images(&dockerfile, &planned, registry, wrong).await?;
+    let (graph, images) = plan_with_images(&dockerfile, &planned, registry, &dockerfile_name, wrong).await?;
     tell_warnings(&dockerfile, &graph.lint, &dockerfile_name, progress)?;
     let bases = images.iter().map(|(name, image)| (name.reference.clone(), image.named_digest.clone())).collect();
     let context = if reads_context(&graph) { scan(directory, source.ignore).await? } else { BuildContext::default() };
@@ -251,6 +251,7 @@ async fn plan_with_images(
     dockerfile: &dockerfile::ast::Dockerfile,
     options: &graph::Options,
     registry: &Registry,
+    file: &str,
     wrong: impl Fn(Diagnostics) -> BuildError,
 ) -> Result<(Graph, BTreeMap<ImageName, BaseImage>), BuildError> {
     let mut images = BTreeMap::new();
@@ -258,10 +259,15 @@ async fn plan_with_images(
         let configs = images.iter().map(|(name, image): (&ImageName, &BaseImage)| (name.clone(), image.config.clone()));
         match plan::build(dockerfile, options, &configs.collect()).map_err(&wrong)? {
             Planned::Graph(graph) => return Ok((graph, images)),
-            Planned::Needs(names) => {
-                let resolved = names.into_iter().map(|name| async {
-                    let image = resolve(&name, registry).await?;
-                    Ok::<_, BuildError>((name, image))
+            Planned::Needs(needed) => {
+                let resolved = needed.into_iter().map(|Need { image: name, line }| async move {
+                    match resolve(&name, registry).await {
+                        Ok(image) => Ok((name, image)),
+                        Err(error) => {
+                            let (file, image) = (file.to_owned(), name.reference);
+                            Err(BuildError::Image { file, line, image, source: Box::new(error) })
+                        }
+                    }
                 });
                 images.extend(try_join_all(resolved).await?);
             }

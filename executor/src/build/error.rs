@@ -33,6 +33,18 @@ pub enum BuildError {
     /// The Dockerfile says that a warning is a failure.
     #[error("lint violation found for rules: {}", .0.join(", "))]
     Lint(Vec<&'static str>),
+    /// An image that the Dockerfile names cannot be had.
+    #[error("{file}:{line}: cannot use the image `{image}`")]
+    Image {
+        /// How messages call the Dockerfile.
+        file: String,
+        /// The first line that names it.
+        line: usize,
+        /// The image, as the Dockerfile has it after expansion.
+        image: String,
+        /// Why.
+        source: Box<Self>,
+    },
     /// A registry or an OCI layout.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -115,6 +127,7 @@ impl BuildError {
             },
             Self::Agent { .. } => Reason::SecretNotFound,
             Self::Platform(_) | Self::Lint(_) => Reason::DockerfileInvalid,
+            Self::Image { source, .. } => source.reason(),
             Self::Registry(error) => reason_of_registry(error),
             Self::Solve(error) => error.reason(),
             Self::Isolation(_) | Self::IsolationRequired(_) => Reason::IsolationUnavailable,

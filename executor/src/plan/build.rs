@@ -4,26 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use karve_dockerfile::{
-    ast::{Dockerfile, Instruction, Kind, Word},
+    ast::Dockerfile,
     diagnostic::{Diagnostics, Problem, Span},
     expand::Budget,
     lint::{self, Findings, Linter},
-    parse_trigger,
 };
 
 use super::{
-    arguments::{self, Expansion, Variables},
-    contexts::{Contexts, NamedContext},
-    graph::{Base, Bases, Graph, ImageName, Options, Planned, Stage},
+    arguments::{self, Variables},
+    graph::{Base, Bases, Graph, ImageName, Need, Options, Planned, Stage},
     lint::Rules,
-    mount, platform,
-    sources::{self, Names, Origin, SCRATCH},
+    needs::{Extent, FromLines, IMAGE_TRIGGER_ESCAPE, Needs, Start, StartBase, in_trigger},
+    sources::{self, Names},
     stage::{Scope, State},
 };
 use crate::image::{config::ImageConfig, platform::Platform};
-
-/// The escape character of triggers in an image's configuration: they were taken from their Dockerfile without its directives.
-const IMAGE_TRIGGER_ESCAPE: char = '\\';
 
 /// Plans a build, or says which images' configurations it needs to know first.
 pub fn build(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Planned, Diagnostics> {
@@ -59,7 +54,7 @@ pub fn check(
     let extent = Extent { every_stage: options.target.is_none(), check_only: true, unknown };
     let (mistakes, needs) = match plan(dockerfile, options, bases, &extent, &linter) {
         Ok(Planned::Graph(_)) => (None, Vec::new()),
-        Ok(Planned::Needs(images)) => (None, images),
+        Ok(Planned::Needs(needed)) => (None, needed.into_iter().map(|need| need.image).collect()),
         Err(problems) => (Some(dockerfile.diagnostics(problems)), Vec::new()),
     };
     Ok(Checked { mistakes, lint: linter.finish(), needs })
@@ -69,16 +64,6 @@ pub fn check(
 fn linter(dockerfile: &Dockerfile, options: &Options) -> Result<Linter, Diagnostics> {
     let replacement = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
     Linter::new(dockerfile, replacement).map_err(|problem| dockerfile.diagnostics(vec![problem]))
-}
-
-/// How far a plan goes.
-struct Extent<'a> {
-    /// Also the stages that the target does not need.
-    every_stage: bool,
-    /// Nothing will be built.
-    check_only: bool,
-    /// Images without a configuration to be had.
-    unknown: &'a BTreeSet<ImageName>,
 }
 
 fn plan(
@@ -110,13 +95,14 @@ fn plan(
         from: &from,
         names: &names,
         stages: dockerfile.stages.iter().map(|_| None).collect(),
-        images: BTreeSet::new(),
+        images: BTreeMap::new(),
         problems: Vec::new(),
     };
     needs.follow(target, extent);
     let Needs { stages, images, problems, .. } = needs;
     let known = |image: &ImageName| bases.contains_key(image) || extent.unknown.contains(image);
-    let missing: Vec<ImageName> = images.into_iter().filter(|image| !known(image)).collect();
+    let missing = images.into_iter().filter(|(image, _)| !known(image));
+    let missing: Vec<Need> = missing.map(|(image, line)| Need { image, line }).collect();
     if !missing.is_empty() && problems.is_empty() {
         return Ok(Planned::Needs(missing));
     }
@@ -137,224 +123,6 @@ fn platforms(options: &Options) -> Result<(Platform, Platform), Vec<Problem>> {
     let target = read(&options.platform)?;
     let machine = if options.build_platform.is_empty() { target.clone() } else { read(&options.build_platform)? };
     Ok((target, machine))
-}
-
-/// What FROM lines are read with.
-struct FromLines<'a> {
-    dockerfile: &'a Dockerfile,
-    globals: &'a Variables,
-    budget: &'a Budget,
-    /// Of the result.
-    platform: &'a Platform,
-    machine: &'a Platform,
-}
-
-impl FromLines<'_> {
-    fn expansion(&self) -> Expansion<'_> {
-        Expansion { variables: self.globals, escape: self.dockerfile.escape, budget: self.budget }
-    }
-
-    /// Reads the `--platform` of a stage.
-    fn asked(&self, index: usize) -> Result<Option<Platform>, Problem> {
-        let Some(word) = &self.dockerfile.stages[index].platform else { return Ok(None) };
-        let text = self.expansion().word(word)?;
-        if text.is_empty() {
-            return Err(Problem::new(word.span, format!("empty platform value from expression {}", word.text)));
-        }
-        let invalid = || Problem::new(word.span, format!("invalid platform \"{text}\""));
-        platform::parse(&text, self.machine).ok_or_else(invalid).map(Some)
-    }
-
-    /// Finds the stages that named contexts replace. A wrong platform is told where the stage is needed.
-    fn replaced<'c>(&self, contexts: &'c Contexts) -> Vec<Option<&'c NamedContext>> {
-        let stages = self.dockerfile.stages.iter().enumerate();
-        if contexts.is_empty() {
-            return stages.map(|_| None).collect();
-        }
-        let replaced = stages.map(|(index, stage)| {
-            let asked = self.asked(index).ok().flatten();
-            contexts.find(stage.name.as_deref()?, asked.as_ref().unwrap_or(self.platform))
-        });
-        replaced.collect()
-    }
-}
-
-/// What a needed stage starts from, and what its base adds to it.
-struct Start {
-    base: StartBase,
-    /// Of the stage: its base stage's, `--platform`, or the target's.
-    platform: Option<Platform>,
-    triggers: Vec<Instruction>,
-    /// Whether the triggers were taken from an image's configuration.
-    triggers_of_image: bool,
-    /// Whether a named context replaces the stage: nothing of it is carried out then.
-    is_replaced: bool,
-}
-
-/// A base, by its number in the Dockerfile rather than in the graph.
-enum StartBase {
-    Scratch,
-    Stage(usize),
-    Image(ImageName),
-}
-
-/// The downward pass.
-struct Needs<'a> {
-    dockerfile: &'a Dockerfile,
-    bases: &'a Bases,
-    from: &'a FromLines<'a>,
-    names: &'a Names<'a>,
-    /// `Some` for the stages that are needed.
-    stages: Vec<Option<Start>>,
-    images: BTreeSet<ImageName>,
-    problems: Vec<Problem>,
-}
-
-impl Needs<'_> {
-    /// Marks all that the target reaches. Every edge leads to a lower number, so that one pass suffices.
-    fn follow(&mut self, target: usize, extent: &Extent<'_>) {
-        let mut needed = vec![extent.every_stage; self.dockerfile.stages.len()];
-        needed[target] = true;
-        for index in (0..needed.len()).rev() {
-            if !needed[index] {
-                continue;
-            }
-            match self.start(index) {
-                Ok(start) => {
-                    if let StartBase::Stage(base) = start.base {
-                        needed[base] = true;
-                    }
-                    self.follow_sources(index, &start, &mut needed, extent);
-                    self.stages[index] = Some(start);
-                }
-                Err(problem) => self.problems.push(problem),
-            }
-        }
-    }
-
-    /// Marks what the COPYs and mounts of a stage and of its triggers read.
-    fn follow_sources(&mut self, index: usize, start: &Start, needed: &mut [bool], extent: &Extent<'_>) {
-        if start.is_replaced {
-            return;
-        }
-        let stage = &self.dockerfile.stages[index];
-        let own = stage.instructions.iter().map(|instruction| (instruction, None));
-        let triggers = start.triggers.iter().map(|trigger| (trigger, Some(stage.span)));
-        for (instruction, trigger_of) in triggers.chain(own) {
-            for word in sources_of(instruction) {
-                match word.and_then(|word| self.names.from(index, &word)) {
-                    Ok(Origin::Scratch | Origin::Files(_)) => {}
-                    Ok(Origin::Stage(from)) => needed[from] = true,
-                    // Only who builds needs what is in it.
-                    Ok(Origin::Image(_)) if extent.check_only => {}
-                    Ok(Origin::Image(reference)) => {
-                        self.images.insert(sources::image_name(&reference, self.names.platform));
-                    }
-                    Err(problem) => self.problems.push(match trigger_of {
-                        Some(span) => in_trigger(instruction, span, problem),
-                        None => problem,
-                    }),
-                }
-            }
-        }
-    }
-
-    /// Resolves a FROM.
-    fn start(&mut self, index: usize) -> Result<Start, Problem> {
-        let stage = &self.dockerfile.stages[index];
-        let asked = self.from.asked(index)?;
-        let platform = asked.clone().unwrap_or_else(|| self.from.platform.clone());
-        let plain = Start {
-            base: StartBase::Scratch,
-            // A stage without a base is for the platform of the result, whatever it asks for, as in BuildKit.
-            platform: Some(self.from.platform.clone()),
-            triggers: Vec::new(),
-            triggers_of_image: true,
-            is_replaced: false,
-        };
-        if let Some(context) = self.names.replaced[index] {
-            let replaced = Start { is_replaced: true, ..plain };
-            return match context {
-                NamedContext::Files(_) => {
-                    Err(sources::no_base(stage.name.as_deref().unwrap_or_default(), stage.base.span))
-                }
-                NamedContext::Image(reference) if reference == SCRATCH => Ok(replaced),
-                NamedContext::Image(reference) => {
-                    let image = sources::image_name(reference, &platform);
-                    self.images.insert(image.clone());
-                    Ok(Start { base: StartBase::Image(image), platform: Some(platform), ..replaced })
-                }
-            };
-        }
-        let name = self.from.expansion().word(&stage.base)?;
-        if name.is_empty() {
-            let message = format!("base name ({}) should not be blank", stage.base.text);
-            let hint = "give the ARG a default before the first FROM, or a value with --build-arg";
-            return Err(Problem::new(stage.base.span, message).hint(hint));
-        }
-        match self.names.base(index, &name, &platform, stage.base.span)? {
-            Origin::Scratch => Ok(plain),
-            Origin::Files(_) => Err(sources::no_base(&name, stage.base.span)),
-            Origin::Stage(base) => {
-                let (triggers, triggers_of_image) = self.stage_triggers(base, stage.span)?;
-                Ok(Start { base: StartBase::Stage(base), platform: asked, triggers, triggers_of_image, ..plain })
-            }
-            Origin::Image(reference) => {
-                let image = sources::image_name(&reference, &platform);
-                let triggers = self.image_triggers(&image, stage.span)?;
-                self.images.insert(image.clone());
-                Ok(Start { base: StartBase::Image(image), platform: Some(platform), triggers, ..plain })
-            }
-        }
-    }
-
-    /// The triggers that an earlier stage leaves, and whether they are an image's: its own, for those of its base are gone;
-    /// or those of the image that replaces it.
-    fn stage_triggers(&self, base: usize, span: Span) -> Result<(Vec<Instruction>, bool), Problem> {
-        if let Some(NamedContext::Image(reference)) = self.names.replaced[base] {
-            let platform = self.from.asked(base)?.unwrap_or_else(|| self.from.platform.clone());
-            let image = sources::image_name(reference, &platform);
-            return Ok((self.image_triggers(&image, span)?, true));
-        }
-        let instructions = self.dockerfile.stages[base].instructions.iter();
-        let texts = instructions.filter_map(|instruction| match &instruction.kind {
-            Kind::OnBuild(text) => Some(text.as_str()),
-            _ => None,
-        });
-        Ok((triggers(texts, self.dockerfile.escape, span)?, false))
-    }
-
-    /// The triggers of an image; none while it is not known.
-    fn image_triggers(&self, image: &ImageName, span: Span) -> Result<Vec<Instruction>, Problem> {
-        let Some(config) = self.bases.get(image) else { return Ok(Vec::new()) };
-        triggers(config.config.on_build.iter().map(String::as_str), IMAGE_TRIGGER_ESCAPE, span)
-    }
-}
-
-fn triggers<'a>(texts: impl Iterator<Item = &'a str>, escape: char, span: Span) -> Result<Vec<Instruction>, Problem> {
-    texts
-        .map(|text| {
-            parse_trigger(text, escape).map_err(|diagnostics| {
-                let message = diagnostics.entries.first().map(|entry| entry.message.as_str()).unwrap_or_default();
-                Problem::new(span, format!("ONBUILD trigger {text:?} of the base: {message}"))
-            })
-        })
-        .collect()
-}
-
-/// Lists the words of an instruction that name a stage or an image whose files it reads.
-fn sources_of(instruction: &Instruction) -> Vec<Result<Word, Problem>> {
-    match &instruction.kind {
-        Kind::Copy(transfer) | Kind::Add(transfer) => transfer.from.iter().cloned().map(Ok).collect(),
-        Kind::Run(run) => run.mounts.iter().filter_map(|word| mount::from(word).transpose()).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// Puts a problem of a trigger where the FROM is that brought it.
-fn in_trigger(trigger: &Instruction, span: Span, problem: Problem) -> Problem {
-    let message = format!("ONBUILD trigger {:?} of the base: {}", trigger.text, problem.message);
-    Problem { span, message, ..problem }
 }
 
 /// The upward pass.

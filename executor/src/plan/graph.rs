@@ -328,5 +328,14 @@ pub enum Planned {
     /// Everything is decided.
     Graph(Graph),
     /// These images' configurations must be known first (ONBUILD triggers may ask again).
-    Needs(Vec<ImageName>),
+    Needs(Vec<Need>),
+}
+
+/// An image that must be known, and who says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The image.
+    pub image: ImageName,
+    /// The line of the Dockerfile that needs it first.
+    pub line: usize,
 }

@@ -80,7 +80,7 @@ impl Case {
     fn needs(&self) -> Vec<String> {
         match self.plan() {
             Ok(Planned::Needs(images)) => {
-                images.into_iter().map(|image| format!("{} {}", image.reference, image.platform)).collect()
+                images.into_iter().map(|need| format!("{} {}", need.image.reference, need.image.platform)).collect()
             }
             other => panic!("{other:?}"),
         }
