@@ -129,6 +129,7 @@ impl<'a> Expanded<'a> {
 
     /// Adds text whose blanks separate words.
     fn push_splitting(&mut self, text: &str) -> Result<(), String> {
+        self.check(text)?;
         self.text.push_str(text);
         for character in text.chars() {
             if !character.is_whitespace() {
@@ -137,14 +138,15 @@ impl<'a> Expanded<'a> {
                 self.words.push(std::mem::take(&mut self.word));
             }
         }
-        self.check(text)
+        Ok(())
     }
 
     /// Adds text whose blanks belong to the word.
     fn push_whole(&mut self, text: &str) -> Result<(), String> {
+        self.check(text)?;
         self.text.push_str(text);
         self.word.push_str(text);
-        self.check(text)
+        Ok(())
     }
 
     fn finish(mut self) -> Self {
@@ -154,14 +156,15 @@ impl<'a> Expanded<'a> {
         self
     }
 
+    /// Refuses what would be too much, before any work is done for it.
     fn check(&self, added: &str) -> Result<(), String> {
         self.budget.touch(added.len())?;
-        bounded(&self.text)
+        bounded(self.text.len() + added.len())
     }
 }
 
-fn bounded(text: &str) -> Result<(), String> {
-    if text.len() > EXPANDED_BYTES_MAX {
+fn bounded(length: usize) -> Result<(), String> {
+    if length > EXPANDED_BYTES_MAX {
         return Err(format!("the text becomes longer than {EXPANDED_BYTES_MAX} bytes"));
     }
     Ok(())
@@ -276,7 +279,7 @@ impl<'text, 'a, 'value> Scanner<'text, 'a, 'value> {
                     let value = self.dollar()?;
                     self.budget.touch(value.len())?;
                     text.push_str(&value);
-                    bounded(&text)?;
+                    bounded(text.len())?;
                 }
                 Some(character) => {
                     self.next();
@@ -299,6 +302,8 @@ impl<'text, 'a, 'value> Scanner<'text, 'a, 'value> {
 
     /// Expands from a `$` on.
     fn dollar(&mut self) -> Result<String, String> {
+        // What has spent everything does not even copy a value.
+        self.budget.touch(0)?;
         self.next();
         if self.peek() != Some('{') {
             let name = self.name();

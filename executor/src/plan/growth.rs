@@ -35,7 +35,8 @@ const SHAPES: &[Shape] =
     &[
         ("stages upon stages", |bytes| {
             let name = |number: usize| if number == 0 { "scratch".to_owned() } else { format!("s{}", number - 1) };
-            lines(bytes / 16, |number| format!("FROM {} AS s{number}\nENV A{number}=1\n", name(number)))
+            // Each stage begins with a copy of what is below: variables would multiply, up to what the budget allows.
+            lines(bytes / 16, |number| format!("FROM {} AS s{number}\nUSER x\n", name(number)))
         }),
         ("stages that copy from all others", |bytes| {
             lines(bytes / 16, |number| format!("FROM scratch AS s{number}\nCOPY --from={} a /b\n", number / 2))
@@ -74,6 +75,7 @@ fn spent() -> Duration {
 fn planning_takes_time_in_proportion_to_the_text() {
     let platform = || "linux/amd64".to_owned();
     let options = Options { platform: platform(), build_platform: platform(), ..Options::default() };
+    let mut slow = Vec::new();
     for (name, shape) in SHAPES {
         let work = |bytes| {
             let dockerfile = parse(shape(bytes)).unwrap_or_else(|mistakes| panic!("{name}: {mistakes}"));
@@ -86,9 +88,9 @@ fn planning_takes_time_in_proportion_to_the_text() {
             std::iter::repeat_with(once).take(2).min().unwrap()
         };
         let (short, long) = (work(SHORT_BYTES), work(SHORT_BYTES * FACTOR as usize));
-        assert!(
-            long < short.max(TICK) * 2 * FACTOR,
-            "{name}: {short:?} becomes {long:?} for {FACTOR} times the length"
-        );
+        if long >= short.max(TICK) * 2 * FACTOR {
+            slow.push(format!("{name}: {short:?} becomes {long:?} for {FACTOR} times the length"));
+        }
     }
+    assert!(slow.is_empty(), "{slow:#?}");
 }
