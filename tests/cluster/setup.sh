@@ -6,12 +6,12 @@ source "$(dirname "$0")/settings.sh"
 # C compiler for the bundled C libraries of our crates; busybox and openssl for base images and certificates.
 packages=(gcc libc6-dev make git ca-certificates busybox-static)
 [ "${1:-}" = small ] || packages+=(
-  bzip2 python3 xz-utils                # other writers of archives, for tests of layers
+  bzip2 python3 xz-utils zstd           # other writers of archives, for tests of layers and of ADD
   openssh-client                        # keys and another client, for tests of SSH agents
   curl openssl perl-base                # certificates, readiness, the registry's password file
   docker-registry skopeo                # the registry, and an independent client of it
   iproute2 nftables                     # the node's network
-  libseccomp-dev pkg-config             # runc
+  libseccomp-dev pkg-config             # runc, for the node and for BuildKit
 )
 
 missing=()

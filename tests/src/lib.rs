@@ -4,12 +4,13 @@
 //! test program ends in whatever way. All listen on loopback or on the node's own network. What cannot be started panics
 //! with the program, its log and the next step: a test has no use for a `Result` here.
 //!
-//! In reading order: [`registry`], [`git_server`], [`web_server`], [`api_server`] and [`cluster`] are the servers; [`images`] and
+//! In reading order: [`registry`], [`git_server`], [`web_server`], [`buildkit`], [`api_server`] and [`cluster`] are the servers; [`images`] and
 //! [`programs`] are what they work on; [`inspect`] looks into what was built; [`process`], [`http`] and [`mod@eventually`] are what they are made of.
 
 #![expect(clippy::expect_used, reason = "a test harness fails by panicking, with a message for the person at the test")]
 
 pub mod api_server;
+pub mod buildkit;
 pub mod cluster;
 pub mod eventually;
 pub mod git_server;

@@ -1,0 +1,44 @@
+//! Two images side by side: facts in, differences out, each a line that a person can act on and a case can expect.
+
+use std::collections::BTreeSet;
+
+use crate::image::{Attributes, Facts};
+
+/// Returns what is different, as `SUBJECT ATTRIBUTE: KARVE != BUILDKIT`, in the order of subjects.
+pub(crate) fn differences(karve: &Facts, buildkit: &Facts) -> Vec<String> {
+    let subjects: BTreeSet<&String> = karve.keys().chain(buildkit.keys()).collect();
+    let mut lines = Vec::new();
+    for subject in subjects {
+        match (karve.get(subject), buildkit.get(subject)) {
+            (Some(ours), Some(theirs)) => lines.extend(attributes(subject, ours, theirs)),
+            (Some(ours), None) => lines.push(format!("{subject}: only Karve has it: {}", shown(ours))),
+            (None, Some(theirs)) => lines.push(format!("{subject}: only BuildKit has it: {}", shown(theirs))),
+            (None, None) => {}
+        }
+    }
+    lines
+}
+
+fn attributes(subject: &str, karve: &Attributes, buildkit: &Attributes) -> Vec<String> {
+    let names: BTreeSet<&String> = karve.keys().chain(buildkit.keys()).collect();
+    let value = |attributes: &Attributes, name: &str| attributes.get(name).map_or("nothing", String::as_str).to_owned();
+    let pairs = names.into_iter().map(|name| (name, value(karve, name), value(buildkit, name)));
+    let different = pairs.filter(|(_, ours, theirs)| ours != theirs);
+    different.map(|(name, ours, theirs)| format!("{subject} {name}: {ours} != {theirs}")).collect()
+}
+
+/// Shows one image's subject in a line: `type=file mode=644 …`.
+pub(crate) fn shown(attributes: &Attributes) -> String {
+    attributes.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Compares lines with patterns, of which each must match a line and each line one; a `*` at a pattern's end is any rest.
+pub(crate) fn unmatched(lines: &[String], patterns: &[String]) -> Vec<String> {
+    let matches = |pattern: &str, line: &str| match pattern.strip_suffix('*') {
+        Some(start) => line.starts_with(start),
+        None => line == pattern,
+    };
+    let unexpected = lines.iter().filter(|line| !patterns.iter().any(|pattern| matches(pattern, line)));
+    let missing = patterns.iter().filter(|pattern| !lines.iter().any(|line| matches(pattern, line)));
+    unexpected.cloned().chain(missing.map(|pattern| format!("no longer so: {pattern}"))).collect()
+}
