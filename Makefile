@@ -35,6 +35,7 @@ demo: ## build the ImageBuild of config/samples/demo.yaml on this machine, witho
 .PHONY: test
 test: setup images ## run all tests: unit, property, registry, API server, and a whole Kubernetes node (as root)
 	@tests/cluster/build.sh >/dev/null
+	@tests/judge/build.sh >/dev/null
 	cargo test --workspace
 	cargo test --workspace --test cluster -- --test-threads=1
 

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::{eventually, process::Process, scripts};
 
 /// It takes half a second on an idle machine.
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = Duration::from_mins(1);
 
 /// How long the kernel may take to let go of a dead daemon's files and cgroups.
 const END_DEADLINE: Duration = Duration::from_secs(30);
@@ -40,11 +40,11 @@ impl BuildKit {
         let socket = directory.join("socket");
         let cgroup = format!("karve-judge-{}", process::id());
         let configuration = format!(
-            "root = {:?}\n[grpc]\naddress = [{:?}]\n[worker.oci]\nsnapshotter = \"overlayfs\"\ncgroupParent = {:?}\n\
-             [registry.{registry:?}]\nhttp = true\n",
-            directory.join("root"),
-            format!("unix://{}", socket.display()),
-            format!("/{cgroup}"),
+            "root = \"{root}\"\n[grpc]\naddress = [\"unix://{socket}\"]\n\
+             [worker.oci]\nsnapshotter = \"overlayfs\"\ncgroupParent = \"/{cgroup}\"\n\
+             [registry.\"{registry}\"]\nhttp = true\n",
+            root = directory.join("root").display(),
+            socket = socket.display(),
         );
         let file = directory.join("buildkitd.toml");
         fs::write(&file, configuration).expect("the directory is ours");
@@ -75,7 +75,9 @@ impl Drop for BuildKit {
         self.process.kill();
         // Its processes die with it, but after it.
         eventually(END_DEADLINE, "the daemon's files are released", || {
-            fs::remove_dir_all(&self.directory).or_else(|_| fs::metadata(&self.directory).map_or(Ok(()), |_| Err(()))).ok()
+            fs::remove_dir_all(&self.directory)
+                .or_else(|_| fs::metadata(&self.directory).map_or(Ok(()), |_| Err(())))
+                .ok()
         });
         eventually(END_DEADLINE, "the daemon's cgroups are empty", || {
             cgroups(&self.cgroup).iter().all(|cgroup| remove_cgroup(cgroup)).then_some(())

@@ -213,7 +213,7 @@ pub fn needed_layers(changes: &[Change]) -> BTreeMap<Digest, Vec<TreePath>> {
 impl CopyRequest<'_> {
     /// Whether the destination is written as a directory.
     fn names_directory(&self) -> bool {
-        matches!(self.destination, "" | ".") || self.destination.ends_with('/')
+        matches!(self.destination, "" | ".") || self.destination.ends_with('/') || self.destination.ends_with("/.")
     }
 
     fn check_destination(&self) -> Result<(), CopyError> {

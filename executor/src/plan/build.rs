@@ -250,10 +250,9 @@ impl Walk<'_> {
             check_only: self.extent.check_only,
             partial: self.partial,
         };
-        let line = if start.triggers_of_image { 0 } else { stage.span.line };
         for trigger in &start.triggers {
             self.rules.instruction(&mut begun, trigger, scope.escape, Some(stage.span));
-            if let Err(problem) = begun.apply(&scope, trigger, line) {
+            if let Err(problem) = begun.apply(&scope, trigger, stage.span.line) {
                 problems.push(in_trigger(trigger, stage.span, problem));
             }
         }

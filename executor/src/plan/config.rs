@@ -109,6 +109,9 @@ impl State {
 
     /// EXPOSE.
     pub(super) fn expose(&mut self, words: &[String]) -> Result<String, String> {
+        // The words are sorted, not what they mean: the history of BuildKit has it so.
+        let mut words: Vec<&String> = words.iter().collect();
+        words.sort();
         let mut ports = Vec::new();
         for word in words {
             ports.extend(port::parse(word)?);

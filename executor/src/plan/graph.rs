@@ -58,7 +58,7 @@ pub struct ImageName {
 pub struct Step {
     /// The instruction as people know it, on one line, for progress and errors: `COPY --from=build /app /app`.
     pub text: String,
-    /// The line of the Dockerfile where it starts, from 1; 0 for a trigger of a base image.
+    /// The line of the Dockerfile where it starts, from 1; that of the FROM for a trigger of its base.
     pub line: usize,
     /// What it does to the file system.
     pub operation: Operation,

@@ -21,6 +21,9 @@ use crate::image::platform::Platform;
 /// The escape character of triggers in an image's configuration: they were taken from their Dockerfile without its directives.
 pub(super) const IMAGE_TRIGGER_ESCAPE: char = '\\';
 
+/// What stands before a trigger when it is shown.
+const ONBUILD: &str = "ONBUILD ";
+
 /// How far a plan goes.
 pub(super) struct Extent<'a> {
     /// Also the stages that the target does not need.
@@ -233,10 +236,12 @@ impl Needs<'_> {
 fn triggers<'a>(texts: impl Iterator<Item = &'a str>, escape: char, span: Span) -> Result<Vec<Instruction>, Problem> {
     texts
         .map(|text| {
-            parse_trigger(text, escape).map_err(|diagnostics| {
+            let trigger = parse_trigger(text, escape).map_err(|diagnostics| {
                 let message = diagnostics.entries.first().map(|entry| entry.message.as_str()).unwrap_or_default();
                 Problem::new(span, format!("ONBUILD trigger {text:?} of the base: {message}"))
-            })
+            })?;
+            // So its step is not looked for in the Dockerfile, at the line of the FROM that brought it.
+            Ok(Instruction { text: format!("{ONBUILD}{}", trigger.text), ..trigger })
         })
         .collect()
 }
@@ -252,6 +257,7 @@ fn sources_of(instruction: &Instruction) -> Vec<Result<Word, Problem>> {
 
 /// Puts a problem of a trigger where the FROM is that brought it.
 pub(super) fn in_trigger(trigger: &Instruction, span: Span, problem: Problem) -> Problem {
-    let message = format!("ONBUILD trigger {:?} of the base: {}", trigger.text, problem.message);
+    let text = trigger.text.strip_prefix(ONBUILD).unwrap_or(&trigger.text);
+    let message = format!("ONBUILD trigger {text:?} of the base: {}", problem.message);
     Problem { span, message, ..problem }
 }

@@ -173,10 +173,7 @@ impl StepError {
         if instruction.len() < step.text.len() {
             instruction.push('…');
         }
-        let place = match step.line {
-            0 => format!("ONBUILD trigger of the base of stage `{stage}`: {instruction}"),
-            line => format!("{dockerfile}:{line}: {instruction}"),
-        };
+        let place = format!("{dockerfile}:{}: {instruction}", step.line);
         SolveError::Step { place, stage: stage.to_owned(), error: Box::new(self) }
     }
 
@@ -381,10 +378,9 @@ mod tests {
     }
 
     #[test]
-    fn long_instructions_are_cut_and_triggers_have_no_line() {
-        let place = |line, text: &str| failed(Exit::Code(1)).at("Dockerfile", "app", &step(line, text)).to_string();
-        assert_eq!(place(0, "RUN x"), "ONBUILD trigger of the base of stage `app`: RUN x");
-        let long = place(1, &"é".repeat(INSTRUCTION_CHARACTERS_MAX + 1));
+    fn long_instructions_are_cut() {
+        let text = "é".repeat(INSTRUCTION_CHARACTERS_MAX + 1);
+        let long = failed(Exit::Code(1)).at("Dockerfile", "app", &step(1, &text)).to_string();
         assert_eq!(long, format!("Dockerfile:1: {}…", "é".repeat(INSTRUCTION_CHARACTERS_MAX)));
     }
 }

@@ -8,15 +8,15 @@ const BLOCK: usize = 512;
 /// Writes the archive.
 pub(crate) fn tar(list: &str, place: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut entries: Vec<Entry<'_>> = Vec::new();
+    let mut written: Vec<Entry<'_>> = Vec::new();
     for line in list.lines().filter(|line| !line.is_empty()) {
-        let mut entry = entry(line).unwrap_or_else(|| panic!("{place}: `{line}` is no entry of an archive"));
-        if let Some(linked) = entries.iter().find(|other| entry.kind == b'1' && other.path == entry.target) {
+        let mut entry = read(line).unwrap_or_else(|| panic!("{place}: `{line}` is no entry of an archive"));
+        if let Some(linked) = written.iter().find(|other| entry.kind == b'1' && other.path == entry.target) {
             // As all writers do: one file has one mode and one owner.
             (entry.mode, entry.owner) = (linked.mode, linked.owner);
         }
         entry.write(&mut bytes);
-        entries.push(entry);
+        written.push(entry);
     }
     bytes.resize(bytes.len() + 2 * BLOCK, 0);
     bytes
@@ -32,7 +32,7 @@ struct Entry<'a> {
 }
 
 /// Reads a line of the list.
-fn entry(line: &str) -> Option<Entry<'_>> {
+fn read(line: &str) -> Option<Entry<'_>> {
     let (path, rest) = line.split_once(char::is_whitespace)?;
     let rest = rest.trim();
     let link = |kind, target| Entry { path, kind, mode: 0o777, owner: (0, 0), target, content: String::new() };

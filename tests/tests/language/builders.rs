@@ -3,10 +3,11 @@
 use std::{
     fs,
     os::unix::net::UnixListener,
+    path::Path,
     process::{Command, Stdio},
 };
 
-use karve_tests::programs;
+use karve_tests::{inspect::Image, programs};
 
 use crate::{
     corpus::Case,
@@ -18,8 +19,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub succeeded: bool,
-    /// Standard error, where both print all.
+    /// Standard error, where both print what happens.
     pub output: String,
+    pub stdout: String,
 }
 
 /// Builds a case with Karve.
@@ -48,14 +50,34 @@ pub(crate) fn karve(scene: &Scene, case: &Case, place: &Place, repository: &str)
 
 /// Builds a case with BuildKit.
 pub(crate) fn buildkit(scene: &Scene, case: &Case, place: &Place, repository: &str) -> Outcome {
+    let mut command = buildkit_command(scene, case, place);
+    command.args(secrets(case, place));
+    let agent = agent(case, place);
+    command.args(agent.iter().map(|(id, _)| format!("--ssh={id}={}", place.path("agent").display())));
+    command.arg(format!("--output=type=image,push=true,name={}/{repository}:1", scene.registry.host()));
+    run(command)
+}
+
+/// Asks BuildKit for the warnings of its lint rules. (A build may lose warnings when another one runs beside it.)
+pub(crate) fn buildkit_lint(scene: &Scene, case: &Case, place: &Place) -> Outcome {
+    let mut command = buildkit_command(scene, case, place);
+    command.arg("--opt=requestid=frontend.lint");
+    run(command)
+}
+
+fn buildkit_command(scene: &Scene, case: &Case, place: &Place) -> Command {
     let mut command = scene.buildkit.build();
     let context = place.path(CONTEXT);
     for name in ["context", "dockerfile"] {
         command.arg(format!("--local={name}={}", context.display()));
     }
-    for (key, option) in
-        [("dockerfile", "filename="), ("arg", "build-arg:"), ("label", "label:"), ("target", "target="), ("platform", "platform=")]
-    {
+    for (key, option) in [
+        ("dockerfile", "filename="),
+        ("arg", "build-arg:"),
+        ("label", "label:"),
+        ("target", "target="),
+        ("platform", "platform="),
+    ] {
         command.args(case.values(key).map(|value| format!("--opt={option}{}", fill(value, &place.names))));
     }
     for value in case.values("build-context") {
@@ -63,19 +85,17 @@ pub(crate) fn buildkit(scene: &Scene, case: &Case, place: &Place, repository: &s
         let (name, source) = value.split_once('=').expect("build-context: NAME=SOURCE");
         if let Some(layout) = source.strip_prefix("oci-layout://") {
             let (directory, tag) = layout.rsplit_once(':').expect("oci-layout://DIRECTORY:TAG");
+            // BuildKit wants a digest; its clients look it up.
+            let digest = Image::of_layout(Path::new(directory), tag).digest;
             command.arg(format!("--oci-layout=stored={directory}"));
-            command.arg(format!("--opt=context:{name}=oci-layout://stored:{tag}"));
+            command.arg(format!("--opt=context:{name}=oci-layout://stored@{digest}"));
         } else if source.contains("://") {
             command.arg(format!("--opt=context:{name}={source}"));
         } else {
             command.arg(format!("--local={name}={source}")).arg(format!("--opt=context:{name}=local:{name}"));
         }
     }
-    command.args(secrets(case, place));
-    let agent = agent(case, place);
-    command.args(agent.iter().map(|(id, _)| format!("--ssh={id}={}", place.path("agent").display())));
-    command.arg(format!("--output=type=image,push=true,name={}/{repository}:1", scene.registry.host()));
-    run(command)
+    command
 }
 
 /// Copies an image; skopeo names both.
@@ -108,5 +128,6 @@ fn agent(case: &Case, place: &Place) -> Option<(String, UnixListener)> {
 
 fn run(mut command: Command) -> Outcome {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    Outcome { succeeded: output.status.success(), output: String::from_utf8_lossy(&output.stderr).into_owned() }
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Outcome { succeeded: output.status.success(), output: stderr, stdout }
 }

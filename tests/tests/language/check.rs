@@ -17,7 +17,8 @@ const SHOWN_LINES: usize = 15;
 /// Where one builder says that a Dockerfile is wrong: each line that it names.
 type Lines = BTreeSet<usize>;
 
-/// Builds all cases of a folder, and panics at the end if any came out otherwise than it says.
+/// Builds all cases of a folder, or those that `KARVE_CASE` names a part of, and panics at the end if any came out otherwise than it says.
+#[expect(clippy::disallowed_methods, reason = "cargo hands no more to a test than its name")]
 pub(crate) fn folder(name: &str) {
     let wanted = std::env::var("KARVE_CASE").unwrap_or_default();
     let cases = corpus::folder(name);
@@ -30,11 +31,41 @@ pub(crate) fn folder(name: &str) {
     for case in &cases {
         problems.extend(check(&scene, case).into_iter().map(|line| format!("{} {}: {line}", case.place, case.name)));
     }
-    let waiting: Vec<&str> = cases.iter().filter(|case| case.value("needs").is_some()).map(|case| case.name.as_str()).collect();
+    let waiting: Vec<&str> =
+        cases.iter().filter(|case| case.value("needs").is_some()).map(|case| case.name.as_str()).collect();
     if !waiting.is_empty() {
         println!("{name}: waiting for what they need: {}", waiting.join(", "));
     }
     assert!(problems.is_empty(), "{} of {} in {name}:\n{}", problems.len(), cases.len(), problems.join("\n"));
+}
+
+/// The criteria of the language: the letter of a chapter, and how many it has.
+const CRITERIA: [(char, usize); 10] = [
+    ('P', 11), // lines, names, flags, forms of operands
+    ('D', 5),  // directives
+    ('H', 5),  // heredocs
+    ('V', 7),  // variables
+    ('F', 8),  // stages
+    ('A', 8),  // ARG
+    ('C', 12), // the configuration and its history
+    ('R', 11), // RUN
+    ('K', 16), // COPY and ADD
+    ('G', 6),  // .dockerignore
+];
+
+/// Panics when a criterion has no case, when a case names one that does not exist, or when a name stands twice.
+pub(crate) fn criteria(folders: &[&str]) {
+    let cases: Vec<Case> = folders.iter().flat_map(|folder| corpus::folder(folder)).collect();
+    let all = CRITERIA.iter().flat_map(|(letter, count)| (1..=*count).map(move |number| format!("{letter}{number}")));
+    let all: BTreeSet<String> = all.collect();
+    let is_rule = |name: &str| name.len() > 4; // of lint
+    let named = cases.iter().flat_map(|case| case.values("criteria")).flat_map(str::split_whitespace);
+    let named: BTreeSet<String> = named.filter(|name| !is_rule(name)).map(str::to_owned).collect();
+    assert_eq!(named, all);
+    let unique: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+    assert_eq!(unique.len(), cases.len(), "images are named after cases: two have one name");
+    let fails = cases.iter().filter(|case| case.values("fails").next().is_some()).count();
+    println!("{} cases build, {fails} must fail", cases.len() - fails);
 }
 
 /// Builds a case with both builders and returns what is not as it should be.
@@ -47,16 +78,63 @@ fn check(scene: &Scene, case: &Case) -> Vec<String> {
     let facts = |outcome: &Outcome, repository: &str| outcome.succeeded.then(|| image::facts(client, repository));
     let (image, judged) = (facts(&karve, &ours), facts(&buildkit, &theirs));
     let mut problems = check_karve(case, &place, &karve, image.as_ref(), judged.as_ref());
+    let is_about_warnings = case.place.starts_with("corpus/lint/");
+    if is_about_warnings {
+        problems.extend(check_warnings("Karve", case, "warns", &karve_warnings(&karve.output, dockerfile(case))));
+    }
     if case.value("needs").is_some() {
         // The case itself is judged already; Karve's part is awaited, and this header is removed when it is there.
-        let landed = problems.is_empty();
+        let landed = problems.is_empty() && case.value("fails").is_none();
         problems.clear();
         if landed {
             problems.push("it works: remove `needs`".into());
         }
     }
     problems.extend(check_buildkit(case, &place, &buildkit));
+    if is_about_warnings {
+        let deviates = case.values("buildkit-warns").next().is_some();
+        let key = if deviates { "buildkit-warns" } else { "warns" };
+        let lint = builders::buildkit_lint(scene, case, &place);
+        problems.extend(check_warnings("BuildKit", case, key, &buildkit_warnings(&lint.stdout, dockerfile(case))));
+    }
     problems
+}
+
+/// Warnings of the lint rules: line and name of the rule.
+type Warnings = BTreeSet<(usize, String)>;
+
+/// Compares what a builder warns of with what a case lists.
+fn check_warnings(builder: &str, case: &Case, key: &str, warnings: &Warnings) -> Vec<String> {
+    let expected = case.values(key).filter(|value| *value != "none").map(|value| {
+        let (line, rule) = value.split_once(' ').expect("warns: LINE RULE");
+        (line.parse().expect("warns: LINE RULE"), rule.to_owned())
+    });
+    let expected: Warnings = expected.collect();
+    let unexpected = warnings.difference(&expected);
+    let unexpected = unexpected.map(|(line, rule)| format!("{builder} warns of {rule} in line {line}"));
+    let missing = expected.difference(warnings);
+    unexpected.chain(missing.map(|(line, rule)| format!("{builder} does not warn of {rule} in line {line}"))).collect()
+}
+
+/// Reads lines such as `warning: Dockerfile:1:14: FromAsCasing: …`.
+fn karve_warnings(output: &str, file: &str) -> Warnings {
+    let warnings = output.lines().filter_map(|line| {
+        let place = line.strip_prefix("warning: ")?.strip_prefix(file)?.strip_prefix(':')?;
+        let rule = place.split(": ").nth(1)?;
+        let is_name = rule.starts_with(|first: char| first.is_ascii_uppercase()) && !rule.contains(' ');
+        is_name.then_some((leading_number(place)?, rule.to_owned()))
+    });
+    warnings.collect()
+}
+
+/// Reads paragraphs such as `WARNING: FromAsCasing - https://…`, of which a line is `Dockerfile:1`.
+fn buildkit_warnings(output: &str, file: &str) -> Warnings {
+    let paragraphs = output.split("WARNING: ").skip(1).filter_map(|paragraph| {
+        let rule = paragraph.split_whitespace().next()?.to_owned();
+        let line = paragraph.lines().find_map(|line| leading_number(line.strip_prefix(file)?.strip_prefix(':')?));
+        Some((line.unwrap_or_default(), rule))
+    });
+    paragraphs.collect()
 }
 
 /// Compares what Karve did with what the case says and with BuildKit's image.
@@ -109,7 +187,8 @@ fn check_buildkit(case: &Case, place: &Place, buildkit: &Outcome) -> Vec<String>
         return vec![format!("BuildKit does not say `{said}`:\n{}", end(&buildkit.output))];
     }
     let line = named_by_buildkit(&buildkit.output, dockerfile(case));
-    let wanted = deviation.as_deref().and_then(|text| text.strip_prefix("line ")).map(|line| line.parse().expect("a number"));
+    let wanted =
+        deviation.as_deref().and_then(|text| text.strip_prefix("line ")).map(|line| line.parse().expect("a number"));
     match (line, wanted.or(expected.first().map(|(line, _)| *line))) {
         (Some(line), Some(wanted)) if fails && wanted != 0 && line != wanted => {
             vec![format!("BuildKit names line {line}, not {wanted}:\n{}", end(&buildkit.output))]
@@ -168,5 +247,9 @@ fn leading_number(text: &str) -> Option<usize> {
 /// Returns the last lines of an output.
 fn end(output: &str) -> String {
     let lines: Vec<&str> = output.trim_end().lines().collect();
-    lines[lines.len().saturating_sub(SHOWN_LINES)..].iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+    lines[lines.len().saturating_sub(SHOWN_LINES)..]
+        .iter()
+        .map(|line| format!("    {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }

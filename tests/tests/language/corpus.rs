@@ -18,7 +18,6 @@ const KEYS: [&str; 23] = [
     "secret",
     "ssh",
     "build-context",
-    "flag",
     // What its context holds beside the files below.
     "directory",
     "link",
@@ -32,6 +31,7 @@ const KEYS: [&str; 23] = [
     "differs",
     "expect",
     "warns",
+    "buildkit-warns",
 ];
 
 /// One Dockerfile with all that belongs to it.
@@ -79,8 +79,12 @@ impl Case {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         assert!(self.name.bytes().all(plain), "{place}: a name is of a-z, 0-9 and -");
         assert!(self.name.len() <= 100, "{place}: the name is too long for a repository");
-        let deviates = ["differs", "buildkit"].iter().any(|key| self.values(key).next().is_some());
-        assert_eq!(deviates, self.value("because").is_some(), "{place}: `because` tells why Karve deviates, and only that");
+        let deviates = ["differs", "buildkit", "buildkit-warns"].iter().any(|key| self.values(key).next().is_some());
+        assert_eq!(
+            deviates,
+            self.value("because").is_some(),
+            "{place}: `because` tells why Karve deviates, and only that"
+        );
         assert!(!self.sections.is_empty(), "{place}: no files");
     }
 }
@@ -99,10 +103,13 @@ pub(crate) fn folder(name: &str) -> Vec<Case> {
     let entries = fs::read_dir(directory().join(name)).expect("the corpus has the folder");
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    let cases: Vec<Case> = paths.iter().flat_map(|path| {
-        let file = path.file_name().unwrap_or_default().to_string_lossy();
-        parse(&format!("corpus/{name}/{file}"), &fs::read_to_string(path).expect("a file of the corpus is text"))
-    }).collect();
+    let cases: Vec<Case> = paths
+        .iter()
+        .flat_map(|path| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            parse(&format!("corpus/{name}/{file}"), &fs::read_to_string(path).expect("a file of the corpus is text"))
+        })
+        .collect();
     for (index, case) in cases.iter().enumerate() {
         case.validate();
         assert!(cases[..index].iter().all(|other| other.name != case.name), "{}: the name is taken", case.place);
@@ -136,7 +143,8 @@ fn parse(file: &str, text: &str) -> Vec<Case> {
         } else if let Some(section) = case.sections.last_mut() {
             section.text.push_str(line);
         } else if !bare.is_empty() && !bare.starts_with("# ") {
-            let (key, value) = bare.split_once(':').unwrap_or_else(|| panic!("{place}: neither `key: value` nor a file"));
+            let (key, value) =
+                bare.split_once(':').unwrap_or_else(|| panic!("{place}: neither `key: value` nor a file"));
             assert!(KEYS.contains(&key), "{place}: there is no `{key}`");
             case.headers.push((key.to_owned(), value.trim().to_owned()));
         }
@@ -156,11 +164,10 @@ fn parse(file: &str, text: &str) -> Vec<Case> {
 fn section(head: &str, place: &str) -> Section {
     let (words, forms) = head.split_once(" (").unwrap_or((head, ")"));
     let forms = forms.strip_suffix(')').unwrap_or_else(|| panic!("{place}: no `)`"));
-    let (path, mode) = match words.split_once(' ') {
-        None => (words, None),
-        Some((path, mode)) => {
-            (path, Some(u32::from_str_radix(mode, 8).unwrap_or_else(|_| panic!("{place}: `{mode}` is no mode"))))
-        }
+    let mode = |word: &str| u32::from_str_radix(word, 8).ok();
+    let (path, mode) = match words.rsplit_once(' ').map(|(path, last)| (path, mode(last))) {
+        Some((path, Some(mode))) => (path, Some(mode)),
+        _ => (words, None), // a path may have blanks
     };
     let forms = forms.split_whitespace().map(str::to_owned).collect();
     Section { path: path.to_owned(), mode, forms, text: String::new() }

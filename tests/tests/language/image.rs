@@ -57,7 +57,8 @@ fn unpacked(blob: &[u8]) -> Vec<u8> {
 /// Puts a layer on top; returns what it changes: `written` for files, and for directories that were not there or were
 /// different, `removed` for what is gone. Whether a layer repeats the directories above its files is left open.
 fn apply(files: &mut Files, entries: Vec<Entry>) -> Attributes {
-    let (whiteouts, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| name(&entry.path).starts_with(".wh."));
+    let (whiteouts, entries): (Vec<_>, Vec<_>) =
+        entries.into_iter().partition(|entry| name(&entry.path).starts_with(".wh."));
     let mut changes = Attributes::new();
     for entry in &whiteouts {
         let (parent, name) = entry.path.rsplit_once('/').unwrap_or(("", &entry.path));

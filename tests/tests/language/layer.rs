@@ -27,7 +27,8 @@ pub(crate) fn entries(mut tar: &[u8]) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut extended = BTreeMap::new();
     while let Some((header, rest)) = tar.split_at_checked(BLOCK).filter(|(header, _)| header[0] != 0) {
-        let size = extended.get("size").map_or_else(|| number(&header[124..136]), |size: &String| size.parse().unwrap());
+        let size =
+            extended.get("size").map_or_else(|| number(&header[124..136]), |size: &String| size.parse().unwrap());
         let size = usize::try_from(size).expect("a file of a test fits in memory");
         let content = &rest[..size];
         tar = &rest[size.next_multiple_of(BLOCK)..];
@@ -50,9 +51,8 @@ fn entry(header: &[u8], kind: u8, content: &[u8], mut extended: BTreeMap<String,
     let id = |key: &str, field: &[u8]| extended.get(key).map_or_else(|| number(field), |id| id.parse().unwrap());
     let (uid, gid) = (id("uid", &header[108..116]), id("gid", &header[116..124]));
     let target = extended.remove("linkpath").unwrap_or_else(|| text(&header[157..257]));
-    let xattrs = extended.into_iter().filter_map(|(key, value)| {
-        Some((key.strip_prefix("SCHILY.xattr.")?.to_owned(), value))
-    });
+    let xattrs =
+        extended.into_iter().filter_map(|(key, value)| Some((key.strip_prefix("SCHILY.xattr.")?.to_owned(), value)));
     Entry {
         path: path.trim_start_matches("./").trim_matches('/').to_owned(),
         kind: if kind == 0 { b'0' } else { kind },

@@ -7,7 +7,8 @@
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
-    reason = "tests fail by panicking; clippy knows only those in `#[test]` functions"
+    clippy::print_stdout,
+    reason = "tests fail by panicking and tell what they did; clippy knows only those in `#[test]` functions"
 )]
 
 mod archive;
@@ -34,7 +35,15 @@ macro_rules! folders {
         fn every_folder_is_tested() {
             assert_eq!(corpus::folders(), [$(stringify!($folder)),*]);
         }
+
+        #[test]
+        fn every_criterion_of_the_language_has_a_case() {
+            check::criteria(&[$(stringify!($folder)),*]);
+        }
     };
 }
 
-folders!(add, arg, command, copy, env, from, heredoc, ignore, lint, metadata, mount, onbuild, run, syntax, variables, workdir);
+folders!(
+    add, arg, command, copy, env, from, heredoc, ignore, lint, metadata, mount, onbuild, run, syntax, variables,
+    workdir
+);

@@ -81,18 +81,19 @@ impl Scene {
         names.insert("http".into(), format!("http://{}/{name}", self.files.host()));
         names.insert("http-host".into(), self.files.host());
         names.insert("git".into(), self.git.url(name));
-        tree::write(case, directory.path(), &names);
-        let others = tree::others(case);
-        if others.contains(&HTTP) {
+        tree::write_files(case, directory.path(), &names);
+        tree::write_others(case, directory.path());
+        let directories = tree::directories(case);
+        if directories.contains(&HTTP) {
             move_directory(&directory.path().join(HTTP), &self.files.directory().join(name));
         }
-        if others.contains(&GIT) {
+        if directories.contains(&GIT) {
             let repository = self.git.create(name);
             let commit = repository.commit_tree(&directory.path().join(GIT));
             repository.tag("v1");
             names.insert("commit".into(), commit);
             // Only now the commit's id is known, which files may name.
-            tree::write(case, directory.path(), &names);
+            tree::write_files(case, directory.path(), &names);
         }
         Place { directory, names }
     }

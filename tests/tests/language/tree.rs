@@ -23,22 +23,22 @@ pub(crate) type Names = BTreeMap<String, String>;
 pub(crate) const CONTEXT: &str = "context";
 
 /// Programs that compress standard input to standard output, by the word in the corpus.
-const COMPRESSORS: [(&str, &[&str]); 4] = [
-    ("gzip", &["gzip", "--no-name"]),
-    ("bzip2", &["bzip2"]),
-    ("xz", &["xz"]),
-    ("zstd", &["zstd", "--quiet"]),
-];
+const COMPRESSORS: [(&str, &[&str]); 4] =
+    [("gzip", &["gzip", "--no-name"]), ("bzip2", &["bzip2"]), ("xz", &["xz"]), ("zstd", &["zstd", "--quiet"])];
 
-/// Writes what a case has into directories below `root`: its context, and others by their names.
-pub(crate) fn write(case: &Case, root: &Path, names: &Names) {
-    fs::create_dir_all(root.join(CONTEXT)).expect("the directory is ours");
+/// Writes the files of a case into directories below `root`: its context, and others by their names.
+pub(crate) fn write_files(case: &Case, root: &Path, names: &Names) {
+    make_parents(&root.join(CONTEXT).join("Dockerfile"));
     for section in &case.sections {
         let path = place(root, &section.path);
         make_parents(&path);
         fs::write(&path, content(section, names, &case.place)).expect("the directory is ours");
         set_mode(&path, section.mode.unwrap_or(0o644));
     }
+}
+
+/// Writes what is no plain file, and what plain files have beside their content.
+pub(crate) fn write_others(case: &Case, root: &Path) {
     for value in case.values("directory") {
         let (path, mode) = value.split_once(' ').unwrap_or((value, "755"));
         let path = place(root, path);
@@ -70,12 +70,18 @@ pub(crate) fn write(case: &Case, root: &Path, names: &Names) {
     for value in case.values("xattr") {
         let (path, pair) = value.split_once(' ').expect("xattr: PATH NAME=VALUE");
         let (name, value) = pair.split_once('=').expect("xattr: PATH NAME=VALUE");
-        setxattr(place(root, path), name, value.as_bytes(), XattrFlags::empty()).expect("the file system has xattrs");
+        let value = value.strip_prefix("0x").map_or_else(|| value.as_bytes().to_vec(), binary);
+        setxattr(place(root, path), name, &value, XattrFlags::empty()).expect("the file system has xattrs");
     }
 }
 
+fn binary(digits: &str) -> Vec<u8> {
+    let bytes = digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits are ASCII"));
+    bytes.map(|pair| u8::from_str_radix(pair, 16).expect("two digits are a byte")).collect()
+}
+
 /// Returns the names of the directories that a case has beside its context.
-pub(crate) fn others(case: &Case) -> Vec<&str> {
+pub(crate) fn directories(case: &Case) -> Vec<&str> {
     let mut names: Vec<&str> =
         case.sections.iter().filter_map(|section| Some(section.path.strip_prefix('@')?.split_once('/')?.0)).collect();
     names.sort_unstable();
@@ -117,6 +123,7 @@ fn content(section: &Section, names: &Names, place: &str) -> Vec<u8> {
             "crlf" => String::from_utf8(bytes).expect("it is text").replace('\n', "\r\n").into_bytes(),
             "bom" => ["\u{feff}".as_bytes(), &bytes].concat(),
             "unterminated" => bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec(),
+            "damaged" => bytes[..bytes.len() * 2 / 3].to_vec(),
             "tar" => archive::tar(std::str::from_utf8(&bytes).expect("it is text"), place),
             compressor => compress(compressor, &bytes, place),
         };

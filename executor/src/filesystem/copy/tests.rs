@@ -136,6 +136,7 @@ fn k2_destinations_are_relative_to_the_working_directory() {
     check("a.txt .", "d 0755 0:0 /w @7\nf 0644 0:0 /w/a.txt A @7");
     check("a.txt ../x/", "d 0755 0:0 /x @7\nf 0644 0:0 /x/a.txt A @7");
     check("a.txt /l/m/n", "d 0755 0:0 /l @7\nd 0755 0:0 /l/m @7\nf 0644 0:0 /l/m/n A @7");
+    check("a.txt /x/.", "d 0755 0:0 /x @7\nf 0644 0:0 /x/a.txt A @7");
     check("a.txt /etc", "d 0755 0:0 /etc @1\nf 0644 0:0 /etc/a.txt A @7");
     check("a.txt /", "f 0644 0:0 /a.txt A @7");
 }

@@ -524,6 +524,36 @@ fn c10_a_wrong_trigger_is_named_at_its_from() {
 }
 
 #[test]
+fn c10_a_trigger_is_a_step_at_its_from() {
+    let stage =
+        case("# a comment\nFROM a\n").base("a", |config| config.config.on_build = vec!["copy x y".into()]).stage();
+    let step = &stage.steps[0];
+    assert_eq!((step.line, step.text.as_str()), (2, "ONBUILD COPY x y"));
+    assert_eq!(history(&stage), ["COPY x y # buildkit"]);
+}
+
+#[test]
+fn c8_a_shell_without_words_is_started_all_the_same() {
+    let config = scratch_stage("CMD\nENTRYPOINT").config.config;
+    let shell = Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), String::new()]);
+    assert_eq!((config.cmd, config.entrypoint), (shell.clone(), shell));
+    let config = scratch_stage("CMD []\nENTRYPOINT []").config.config;
+    assert_eq!((config.cmd, config.entrypoint), (None, None));
+}
+
+#[test]
+fn c3_the_history_has_ports_in_the_order_of_their_words() {
+    let stage = scratch_stage("EXPOSE [::1]:1:2 127.0.0.1:8080:80 9000:90");
+    assert_eq!(history(&stage), ["EXPOSE [80/tcp 90/tcp 2/tcp]"]);
+}
+
+#[test]
+fn f8_scratch_is_of_the_results_platform() {
+    let stage = case("FROM --platform=linux/arm64 scratch").stage();
+    assert_eq!(stage.config.architecture, "amd64");
+}
+
+#[test]
 fn c12_the_bases_history_and_layers_stay_and_extra_fields_too() {
     let stage = case("FROM a\nCMD x")
         .base("a", |config| {
