@@ -20,6 +20,10 @@ const START_DEADLINE: Duration = Duration::from_mins(1);
 /// How long the kernel may take to let go of a dead daemon's files and cgroups.
 const END_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Becomes the daemon, after mounting memory where its files go: it waits for the disk several times in each step, and nobody
+/// wants the files afterwards.
+const IN_MEMORY: &str = r#"mount -t tmpfs -o size=4g,mode=0700 karve-judge "$1" && shift && exec "$@""#;
+
 /// A running daemon; it is gone when this value is dropped.
 #[derive(Debug)]
 pub struct BuildKit {
@@ -37,20 +41,21 @@ impl BuildKit {
         let programs = scripts::run("../judge/build.sh", &[]).expect("build.sh cannot build BuildKit: see above");
         let programs = Path::new(&programs);
         let directory = TempDir::with_prefix("karve-buildkit-").expect("there is room for a daemon").keep();
-        let socket = directory.join("socket");
+        let [root, socket] = ["root", "socket"].map(|name| directory.join(name));
         let cgroup = format!("karve-judge-{}", process::id());
         let configuration = format!(
             "root = \"{root}\"\n[grpc]\naddress = [\"unix://{socket}\"]\n\
              [worker.oci]\nsnapshotter = \"overlayfs\"\ncgroupParent = \"/{cgroup}\"\n\
              [registry.\"{registry}\"]\nhttp = true\n",
-            root = directory.join("root").display(),
+            root = root.display(),
             socket = socket.display(),
         );
         let file = directory.join("buildkitd.toml");
         fs::write(&file, configuration).expect("the directory is ours");
-        let arguments = ["--mount", "--pid", "--mount-proc", "--fork", "--kill-child"];
+        fs::create_dir(&root).expect("the directory is ours");
+        let arguments = ["--mount", "--pid", "--mount-proc", "--fork", "--kill-child", "sh", "-c", IN_MEMORY, "sh"];
         let arguments = arguments.map(PathBuf::from).into_iter();
-        let arguments = arguments.chain([programs.join("buildkitd"), "--config".into(), file]);
+        let arguments = arguments.chain([root, programs.join("buildkitd"), "--config".into(), file]);
         let mut process = Process::start_with(&directory.join("log"), "unshare", arguments, |command| {
             // The daemon looks for runc there, and for the system's tools.
             command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display()));

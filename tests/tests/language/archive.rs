@@ -10,13 +10,13 @@ pub(crate) fn tar(list: &str, place: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut written: Vec<Entry<'_>> = Vec::new();
     for line in list.lines().filter(|line| !line.is_empty()) {
-        let mut entry = read(line).unwrap_or_else(|| panic!("{place}: `{line}` is no entry of an archive"));
-        if let Some(linked) = written.iter().find(|other| entry.kind == b'1' && other.path == entry.target) {
+        let mut next = read(line).unwrap_or_else(|| panic!("{place}: `{line}` is no entry of an archive"));
+        if let Some(linked) = written.iter().find(|other| next.kind == b'1' && other.path == next.target) {
             // As all writers do: one file has one mode and one owner.
-            (entry.mode, entry.owner) = (linked.mode, linked.owner);
+            (next.mode, next.owner) = (linked.mode, linked.owner);
         }
-        entry.write(&mut bytes);
-        written.push(entry);
+        next.write(&mut bytes);
+        written.push(next);
     }
     bytes.resize(bytes.len() + 2 * BLOCK, 0);
     bytes
