@@ -204,6 +204,7 @@ impl Options {
                 contexts: named,
                 labels: pairs("label", &flags.label)?,
                 platform,
+                platform_asked: flags.platform.is_some(),
                 build_platform: machine_platform.to_owned(),
                 ..graph::Options::default()
             },

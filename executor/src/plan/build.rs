@@ -175,6 +175,13 @@ impl Walk<'_> {
         if let Some(stage) = stages.get_mut(target) {
             let labels = self.options.labels.iter().map(|(name, value)| (name.clone(), value.clone()));
             stage.config.config.labels.extend(labels);
+            if self.options.platform_asked {
+                let Platform { os, architecture, variant, .. } = self.from.platform.clone();
+                let same = (&os, &architecture) == (&stage.config.os, &stage.config.architecture);
+                // A base may know more than was asked for.
+                stage.config.variant = variant.or(stage.config.variant.take().filter(|_| same));
+                (stage.config.os, stage.config.architecture) = (os, architecture);
+            }
         }
         Ok(Graph { stages, target, lint: Findings::default() })
     }

@@ -313,6 +313,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// The platform of the result, `linux/amd64`.
     pub platform: String,
+    /// Whether somebody asked for it: then the image is of it, also on a base that is not.
+    pub platform_asked: bool,
     /// The platform of the machine.
     pub build_platform: String,
     /// What `.dockerignore` excludes: only the lint rules look at it here.

@@ -221,7 +221,11 @@ impl Solver {
         environment: &mut BTreeMap<String, String>,
         step: &mut StepMounts,
     ) -> Result<(), StepError> {
-        let Some(value) = self.secrets.value(secret)? else { return Ok(()) };
+        let Some(value) = self.secrets.value(secret)? else {
+            // As in BuildKit: a variable that was asked for is there.
+            environment.extend(secret.env.clone().map(|variable| (variable, String::new())));
+            return Ok(());
+        };
         if let Some(variable) = &secret.env {
             let text = String::from_utf8(value.expose().clone());
             let text = text.map_err(|_| StepError::SecretNotText(secret.id.clone()))?;

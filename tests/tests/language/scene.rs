@@ -6,7 +6,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use karve_tests::{buildkit::BuildKit, file_server::FileServer, git_server::GitServer, images, registry::Registry};
+use karve_tests::{
+    buildkit::BuildKit,
+    git_server::GitServer,
+    images,
+    registry::Registry,
+    web_server::{Answer, Request, WebServer},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -21,12 +27,17 @@ const HTTP: &str = "http";
 /// The directory of a case whose files are in a git repository.
 const GIT: &str = "git";
 
+/// The token for files that are private.
+const TOKEN: &str = "let-me-in";
+
 /// Servers, and names for what is on them.
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub registry: Registry,
     pub buildkit: BuildKit,
-    files: FileServer,
+    /// Of the files that are served.
+    files: TempDir,
+    web: WebServer,
     git: GitServer,
     bases: Names,
 }
@@ -53,8 +64,10 @@ impl Scene {
     fn start() -> Self {
         let registry = Registry::start();
         let buildkit = BuildKit::start(registry.host());
-        let mut scene =
-            Self { buildkit, files: FileServer::start(), git: GitServer::start(), bases: Names::new(), registry };
+        let files = TempDir::with_prefix("karve-files-").expect("there is room for files");
+        let root = files.path().to_owned();
+        let web = WebServer::start(move |request| serve(&root, request));
+        let mut scene = Self { buildkit, files, web, git: GitServer::start(), bases: Names::new(), registry };
         let busybox = images::busybox();
         let layout = format!("oci:{}:{}", busybox.display(), images::TAG);
         let image = format!("{}/busybox:1", scene.registry.host());
@@ -78,14 +91,13 @@ impl Scene {
         let mut names = self.bases.clone();
         let name = &case.name;
         names.insert("directory".into(), directory.path().display().to_string());
-        names.insert("http".into(), format!("http://{}/{name}", self.files.host()));
-        names.insert("http-host".into(), self.files.host());
+        names.insert("http".into(), self.web.url(&format!("/{name}")));
         names.insert("git".into(), self.git.url(name));
         tree::write_files(case, directory.path(), &names);
         tree::write_others(case, directory.path());
         let directories = tree::directories(case);
         if directories.contains(&HTTP) {
-            move_directory(&directory.path().join(HTTP), &self.files.directory().join(name));
+            move_directory(&directory.path().join(HTTP), &self.files.path().join(name));
         }
         if directories.contains(&GIT) {
             let repository = self.git.create(name);
@@ -104,6 +116,16 @@ impl Place {
     pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
         self.directory.path().join(name)
     }
+}
+
+/// Answers with a file; what is below `private` needs a token.
+fn serve(root: &Path, request: &Request) -> Answer {
+    let path = request.target.split(['?', '#']).next().unwrap_or_default().trim_start_matches('/');
+    let private = path.split('/').any(|name| name == "private");
+    if private && request.field("authorization") != Some(&format!("Bearer {TOKEN}")) {
+        return Answer::status(401);
+    }
+    std::fs::read(root.join(path)).map_or_else(|_| Answer::status(404), Answer::file)
 }
 
 fn move_directory(from: &Path, to: &Path) {

@@ -548,6 +548,16 @@ fn c3_the_history_has_ports_in_the_order_of_their_words() {
 }
 
 #[test]
+fn f8_an_image_is_of_the_platform_that_was_asked_for() {
+    let built = |asked: bool| {
+        let mut case = case("FROM a").platform("linux/arm64").base("a", |_| {});
+        case.options.platform_asked = asked;
+        case.stage().config.architecture
+    };
+    assert_eq!((built(false).as_str(), built(true).as_str()), ("amd64", "arm64"));
+}
+
+#[test]
 fn f8_scratch_is_of_the_results_platform() {
     let stage = case("FROM --platform=linux/arm64 scratch").stage();
     assert_eq!(stage.config.architecture, "amd64");
