@@ -7,6 +7,7 @@
 )]
 
 mod api_server;
+mod buildkit;
 mod cluster;
 mod git_server;
 mod images;

@@ -491,7 +491,7 @@ fn c10_triggers_run_right_after_from_and_are_gone() {
         .base("a", |config| config.config.on_build = vec!["ENV A=1".into(), "RUN  echo  hi".into()])
         .stage();
     assert_eq!(history(&stage), ["ENV A=1", "RUN /bin/sh -c echo  hi # buildkit", "ENV B=2"]);
-    assert_eq!(stage.steps.iter().map(|step| step.line).collect::<Vec<_>>(), [0, 0, 2]);
+    assert_eq!(stage.steps.iter().map(|step| step.line).collect::<Vec<_>>(), [1, 1, 2]);
     assert!(stage.config.config.on_build.is_empty());
     let local = case("FROM scratch AS a\nONBUILD COPY <<EOF /x\nhi\nEOF\nFROM a\nFROM 1x").target("1").graph();
     assert_eq!(local.stages[0].config.config.on_build, ["COPY <<EOF /x\nhi\nEOF"]);
