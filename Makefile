@@ -60,9 +60,10 @@ fuzz: ## run the fuzz targets of the Dockerfile language for a few seconds each 
 	CARGO_TARGET_DIR=$(abspath $(target))/fuzz executor/dockerfile/fuzz/run.sh $(FUZZ_SECONDS)
 
 .PHONY: generate
-generate: build ## write the generated files: the definition of ImageBuild, for kubectl and for Helm, docs/flags.md and docs/lint.md
+generate: build ## write the generated files: the definition of ImageBuild, for kubectl and for Helm, docs/flags.md, docs/lint.md and the table of docs/dockerfile.md
 	$(binaries)/karve-operator crd | tee $(definitions) >/dev/null
 	KARVE_UPDATE_DOCS=1 cargo test --quiet --workspace --test command is_current
+	KARVE_UPDATE_DOCS=1 cargo test --quiet --workspace --test language coverage
 
 .PHONY: images
 images: build ## build the operator's and the executor's images, with Karve itself

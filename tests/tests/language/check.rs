@@ -31,41 +31,7 @@ pub(crate) fn folder(name: &str) {
     for case in &cases {
         problems.extend(check(&scene, case).into_iter().map(|line| format!("{} {}: {line}", case.place, case.name)));
     }
-    let waiting: Vec<&str> =
-        cases.iter().filter(|case| case.value("needs").is_some()).map(|case| case.name.as_str()).collect();
-    if !waiting.is_empty() {
-        println!("{name}: waiting for what they need: {}", waiting.join(", "));
-    }
     assert!(problems.is_empty(), "{} of {} in {name}:\n{}", problems.len(), cases.len(), problems.join("\n"));
-}
-
-/// The criteria of the language: the letter of a chapter, and how many it has.
-const CRITERIA: [(char, usize); 10] = [
-    ('P', 11), // lines, names, flags, forms of operands
-    ('D', 5),  // directives
-    ('H', 5),  // heredocs
-    ('V', 7),  // variables
-    ('F', 8),  // stages
-    ('A', 8),  // ARG
-    ('C', 12), // the configuration and its history
-    ('R', 11), // RUN
-    ('K', 16), // COPY and ADD
-    ('G', 6),  // .dockerignore
-];
-
-/// Panics when a criterion has no case, when a case names one that does not exist, or when a name stands twice.
-pub(crate) fn criteria(folders: &[&str]) {
-    let cases: Vec<Case> = folders.iter().flat_map(|folder| corpus::folder(folder)).collect();
-    let all = CRITERIA.iter().flat_map(|(letter, count)| (1..=*count).map(move |number| format!("{letter}{number}")));
-    let all: BTreeSet<String> = all.collect();
-    let is_rule = |name: &str| name.len() > 4; // of lint
-    let named = cases.iter().flat_map(|case| case.values("criteria")).flat_map(str::split_whitespace);
-    let named: BTreeSet<String> = named.filter(|name| !is_rule(name)).map(str::to_owned).collect();
-    assert_eq!(named, all);
-    let unique: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
-    assert_eq!(unique.len(), cases.len(), "images are named after cases: two have one name");
-    let fails = cases.iter().filter(|case| case.values("fails").next().is_some()).count();
-    println!("{} cases build, {fails} must fail", cases.len() - fails);
 }
 
 /// Builds a case with both builders and returns what is not as it should be.
@@ -81,14 +47,6 @@ fn check(scene: &Scene, case: &Case) -> Vec<String> {
     let is_about_warnings = case.place.starts_with("corpus/lint/");
     if is_about_warnings {
         problems.extend(check_warnings("Karve", case, "warns", &karve_warnings(&karve.output, dockerfile(case))));
-    }
-    if case.value("needs").is_some() {
-        // The case itself is judged already; Karve's part is awaited, and this header is removed when it is there.
-        let landed = problems.is_empty() && case.value("fails").is_none();
-        problems.clear();
-        if landed {
-            problems.push("it works: remove `needs`".into());
-        }
     }
     problems.extend(check_buildkit(case, &place, &buildkit));
     if is_about_warnings {

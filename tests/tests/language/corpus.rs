@@ -5,10 +5,9 @@
 use std::{fs, path::PathBuf};
 
 /// What a case may say before its files.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 22] = [
     "criteria",
     "because",
-    "needs",
     // How it is built.
     "arg",
     "label",

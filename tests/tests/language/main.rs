@@ -16,6 +16,7 @@ mod builders;
 mod check;
 mod compare;
 mod corpus;
+mod coverage;
 mod image;
 mod layer;
 mod scene;
@@ -34,11 +35,6 @@ macro_rules! folders {
         #[test]
         fn every_folder_is_tested() {
             assert_eq!(corpus::folders(), [$(stringify!($folder)),*]);
-        }
-
-        #[test]
-        fn every_criterion_of_the_language_has_a_case() {
-            check::criteria(&[$(stringify!($folder)),*]);
         }
     };
 }
