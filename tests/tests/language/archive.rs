@@ -35,12 +35,12 @@ struct Entry<'a> {
 fn read(line: &str) -> Option<Entry<'_>> {
     let (path, rest) = line.split_once(char::is_whitespace)?;
     let rest = rest.trim();
-    let link = |kind, target| Entry { path, kind, mode: 0o777, owner: (0, 0), target, content: String::new() };
+    let linked = |kind, target| Entry { path, kind, mode: 0o777, owner: (0, 0), target, content: String::new() };
     if let Some(target) = rest.strip_prefix("-> ") {
-        return Some(link(b'2', target));
+        return Some(linked(b'2', target));
     }
     if let Some(target) = rest.strip_prefix("=> ") {
-        return Some(link(b'1', target));
+        return Some(linked(b'1', target));
     }
     let (metadata, content) = match rest.split_once(" = ") {
         Some((metadata, content)) => (metadata, format!("{content}\n")),

@@ -177,12 +177,10 @@ fn with_part(page: &str, name: &str, text: &str) -> String {
 /// Why Karve builds some cases otherwise than BuildKit, as a list.
 fn differences() -> String {
     let cases: Vec<Case> = corpus::folders().iter().flat_map(|name| corpus::folder(name)).collect();
-    let reasons: BTreeSet<&str> = cases.iter().filter_map(|case| case.value("because")).collect();
-    let lines = reasons.into_iter().filter_map(|reason| {
+    let reasons = cases.iter().filter_map(|case| Some((case.value("because")?, case.name.as_str())));
+    let lines = reasons.collect::<BTreeSet<_>>().into_iter().filter_map(|(reason, name)| {
         let (promise, why) = reason.split_once(": ")?;
-        let mut letters = why.chars();
-        let first = letters.next()?.to_uppercase();
-        Some(format!("* **{promise}** {first}{}.\n", letters.as_str()))
+        Some(format!("* **{promise}** `{name}`: {why}.\n"))
     });
     format!("\n{}\n", lines.collect::<String>())
 }
