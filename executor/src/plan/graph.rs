@@ -88,9 +88,8 @@ impl Operation {
     /// Lists whose files it reads, besides those of its own stage.
     pub fn sources(&self) -> Vec<&From> {
         match self {
-            Self::Metadata | Self::Directory { .. } => Vec::new(),
             Self::Copy(copy) if copy.sources.iter().any(|source| matches!(source, Source::Path(_))) => vec![&copy.from],
-            Self::Copy(_) => Vec::new(),
+            Self::Metadata | Self::Directory { .. } | Self::Copy(_) => Vec::new(),
             Self::Run(run) => run.mounts.iter().filter_map(Mount::from).collect(),
         }
     }

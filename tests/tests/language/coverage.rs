@@ -204,8 +204,8 @@ fn named() -> BTreeMap<String, String> {
                 directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                let names = function.captures_iter(&text).map(|found| found[1].to_uppercase());
-                named.extend(names.map(|name| (name, path.display().to_string())));
+                let promises = function.captures_iter(&text).map(|found| found[1].to_uppercase());
+                named.extend(promises.map(|name| (name, path.display().to_string())));
             }
         }
     }

@@ -7,8 +7,7 @@
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests fail by panicking and tell what they did; clippy knows only those in `#[test]` functions"
+    reason = "tests fail by panicking; clippy knows only those in `#[test]` functions"
 )]
 
 mod archive;
