@@ -57,8 +57,8 @@ impl BuildKit {
         let arguments = arguments.map(PathBuf::from).into_iter();
         let arguments = arguments.chain([root, programs.join("buildkitd"), "--config".into(), file]);
         let mut process = Process::start_with(&directory.join("log"), "unshare", arguments, |command| {
-            // The daemon looks for runc there, and for the system's tools.
-            command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display()));
+            // Steps would get some of what is in the environment of whoever runs the tests. The daemon looks for runc here.
+            command.env_clear().env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display()));
         });
         process.ready(START_DEADLINE, |log| log.contains("running server on").then_some(()));
         Self { process, client: programs.join("buildctl"), socket, cgroup, directory }
