@@ -65,13 +65,35 @@ fn unquote(word: &str) -> Option<(String, bool)> {
     Some((name, bare))
 }
 
+/// Remembers whether `<<`, with or without blanks behind it, is what was seen last.
+#[derive(Default)]
+struct Arrows {
+    count: usize,
+    blank: bool,
+}
+
+impl Arrows {
+    /// Takes the next character; tells what is before it.
+    fn see(&mut self, character: char) -> bool {
+        let behind = self.count >= 2;
+        match character {
+            ' ' | '\t' | '\r' => self.blank = true,
+            '<' if !self.blank => self.count += 1,
+            other => *self = Self { count: usize::from(other == '<'), blank: false },
+        }
+        behind
+    }
+}
+
 /// Splits at blanks outside quotes, keeping every character; `None` when a quote is open.
 fn shell_words(text: &str) -> Option<Vec<(usize, &str)>> {
     let mut words = Vec::new();
     let mut start = None;
     let mut quote = None;
     let mut escaped = false;
+    let mut arrows = Arrows::default();
     for (offset, character) in text.char_indices() {
+        let behind_arrows = arrows.see(character);
         if escaped {
             escaped = false;
             continue;
@@ -88,7 +110,7 @@ fn shell_words(text: &str) -> Option<Vec<(usize, &str)>> {
                 start.get_or_insert(offset);
             }
             // The blanks behind `<<` belong to its word.
-            (None, ' ' | '\t' | '\r') if text[..offset].trim_end_matches([' ', '\t', '\r']).ends_with("<<") => {}
+            (None, ' ' | '\t' | '\r') if behind_arrows => {}
             (None, blank) if blank.is_whitespace() => {
                 words.extend(start.take().map(|start: usize| (start, &text[start..offset])));
             }

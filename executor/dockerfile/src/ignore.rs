@@ -82,6 +82,11 @@ impl Patterns {
         self.patterns.is_empty()
     }
 
+    /// How many patterns there are.
+    pub fn len(&self) -> usize {
+        self.patterns.len()
+    }
+
     /// Whether a line includes again what lines above it exclude.
     pub fn has_exceptions(&self) -> bool {
         self.patterns.iter().any(|pattern| pattern.exception)

@@ -80,6 +80,10 @@ const SHAPES: &[Shape] = &[
     ("heredocs", |bytes| format!("FROM a\n{}", fill("RUN <<A\nb\nA\n", bytes))),
     ("heredocs of one line", |bytes| format!("FROM a\nCOPY {} /\n{}", fill("<<A ", LINE_BYTES), fill("x\n", bytes))),
     ("heredoc words", |bytes| format!("FROM a\n{}", lines("RUN : ", "<<  ", bytes))),
+    ("blanks and a heredoc", |bytes| {
+        let line = format!("RUN a{}b <<E\nE\n", fill(" ", LINE_BYTES.min(bytes)));
+        format!("FROM a\n{}", fill(&line, bytes))
+    }),
     ("open heredoc", |bytes| format!("FROM a\nRUN <<A\n{}", fill("b\n", bytes))),
     ("open heredocs", |bytes| format!("FROM a\n{}", fill("COPY <<A /\n", bytes))),
     ("less-than signs", |bytes| format!("FROM a\n{}", lines("RUN ", "<", bytes))),

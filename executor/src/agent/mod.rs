@@ -17,6 +17,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -42,6 +43,9 @@ const MESSAGE_BYTES_MAX: usize = 256 << 10;
 
 /// Connections of one step at once; more wait.
 const CONNECTIONS_MAX: usize = 32;
+
+/// The time between two tries to accept a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const FAILURE: u8 = 5;
 const REQUEST_IDENTITIES: u8 = 11;
@@ -184,8 +188,9 @@ async fn serve(listener: UnixListener, agent: Arc<Agent>) {
                 });
             }
             Err(error) => {
-                tracing::debug!(%error, "the SSH agent cannot be reached any more");
-                return;
+                // For want of descriptors, say; it passes.
+                tracing::debug!(%error, "a connection to the SSH agent cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
         while connections.try_join_next().is_some() {}

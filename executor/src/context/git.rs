@@ -233,6 +233,12 @@ impl Repository<'_> {
             }
             _ => None,
         });
+        // The server's word alone is none: the tag must be there, and lead to the commit.
+        let leads_there = |tag: &gix::ObjectId| {
+            let tag = repository.find_object(*tag).ok().filter(|object| object.kind == gix::object::Kind::Tag);
+            tag.and_then(|tag| tag.peel_to_commit().ok()).is_some_and(|peeled| peeled.id == commit)
+        };
+        let tag = tag.filter(leads_there);
         Ok(Fetched { repository, commit, tag, head_branch })
     }
 

@@ -16,7 +16,7 @@ const KINDS: &str = "docker-image://, oci-layout://, https://, http:// or a dire
 pub(super) fn read(specs: &[String]) -> Result<(Contexts, Vec<(String, ContextSource)>), OptionsError> {
     let (mut named, mut files) = (Contexts::default(), Vec::new());
     for spec in specs {
-        let wrong = |problem: String| invalid("build-context", spec, problem);
+        let wrong = |problem: String| invalid("build-context", &remote::without_userinfo(spec), problem);
         let (name, value) = spec.split_once('=').unwrap_or((spec, ""));
         if name.is_empty() || value.is_empty() {
             return Err(wrong("is not of the form NAME=VALUE".into()));
@@ -48,7 +48,13 @@ fn image(value: &str) -> Result<Option<String>, String> {
 /// Returns where the files are that a value names.
 fn source(value: &str) -> Result<ContextSource, String> {
     match remote::kind(value) {
-        SourceKind::Git => Ok(ContextSource::Remote(Remote::Git(remote::repository(value)?))),
+        SourceKind::Git => {
+            let repository = remote::repository(value)?;
+            if repository.commit_time {
+                return Err("asks for the times of commits, which named contexts do not have: leave `mtime` out".into());
+            }
+            Ok(ContextSource::Remote(Remote::Git(repository)))
+        }
         SourceKind::Url => Ok(ContextSource::Remote(Remote::Url(remote::file(value, None)?))),
         SourceKind::ForeignGit => Err("is a git repository that is not at https:// or http://".into()),
         SourceKind::ForeignUrl => Err(format!("is none of {KINDS}")),
@@ -115,6 +121,12 @@ mod tests {
         refused("a=s3://b", &format!("is none of {KINDS}"));
         refused("a=git@host:x.git", "is a git repository that is not at https:// or http://");
         refused("a=https://x/y.git?depth=1", "unexpected query \"depth\"");
+        refused(
+            "a=https://x/y.git?mtime=commit",
+            "asks for the times of commits, which named contexts do not have: leave `mtime` out",
+        );
+        let secret = read(&["a=https://ada:hunter2@x/y.git?depth=1"]).unwrap_err();
+        assert!(secret.contains("https://x/y.git") && !secret.contains("hunter2"), "{secret}");
         refused("a=oci-layout://", "lacks the path of the layout");
         assert!(read(&["a=docker-image://UPPER"]).unwrap_err().contains("names no image"));
     }

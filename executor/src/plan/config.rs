@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use karve_dockerfile::ast::Healthcheck;
+use karve_dockerfile::{ast::Healthcheck, expand::Budget};
 
 use super::{golang, port, signal, stage::State};
 use crate::image::config::{self, Empty, ImageConfig};
@@ -13,6 +13,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// How many ports one EXPOSE may name: all of every protocol.
 const PORTS_MAX: usize = 3 * 65_536;
+
+/// About what a port takes in memory.
+const PORT_BYTES: usize = 64;
 
 /// SHELL where an image has none.
 const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -107,14 +110,17 @@ impl State {
         text
     }
 
-    /// EXPOSE.
-    pub(super) fn expose(&mut self, words: &[String]) -> Result<String, String> {
+    /// EXPOSE. A few words may be many ports, and many instructions may repeat them: they count against the budget.
+    pub(super) fn expose(&mut self, words: &[String], budget: &Budget) -> Result<String, String> {
         // The words are sorted, not what they mean: the history of BuildKit has it so.
         let mut words: Vec<&String> = words.iter().collect();
         words.sort();
         let mut ports = Vec::new();
         for word in words {
-            ports.extend(port::parse(word)?);
+            budget.keep(0)?;
+            let more = port::parse(word)?;
+            budget.keep(more.len() * PORT_BYTES)?;
+            ports.extend(more);
             if ports.len() > PORTS_MAX {
                 return Err(format!("more than {PORTS_MAX} ports"));
             }

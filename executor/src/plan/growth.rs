@@ -59,6 +59,7 @@ const SHAPES: &[Shape] =
             format!("FROM scratch\n{}", format!("ENV {known}\n").repeat(bytes / known.len() + 1))
         }),
         ("ports", |bytes| format!("FROM scratch\n{}", "EXPOSE 1-9 8:80/TCP\n".repeat(bytes / 44))),
+        ("ranges of ports", |bytes| format!("FROM scratch\n{}", "EXPOSE 1-65535 1-65535/udp\n".repeat(bytes / 1_000))),
         ("nested defaults", |bytes| {
             format!("FROM scratch\n{}", format!("LABEL a={}\n", "${a:-".repeat(60)).repeat(bytes / 310))
         }),

@@ -21,6 +21,9 @@ use super::{
 };
 use crate::image::{config::ImageConfig, platform::Platform};
 
+/// What trying one ignore pattern counts against the budget.
+const PATTERN_COST: usize = 32;
+
 /// The escape character of bodies of heredocs.
 const BODY_ESCAPE: char = '\\';
 
@@ -340,7 +343,8 @@ impl Words<'_> {
             _ => return,
         };
         let patterns = &self.rules.options.ignored;
-        if patterns.is_empty() || patterns.has_exceptions() {
+        let wanted = self.rules.linter.wants(Rule::CopyIgnoredFile, self.place(instruction.span).line);
+        if !wanted || self.rules.linter.is_full() || patterns.is_empty() || patterns.has_exceptions() {
             return;
         }
         for source in &transfer.sources {
@@ -348,6 +352,10 @@ impl Words<'_> {
             let path = self.rules.look(&word.text, self.escape, false, &self.state.environment).text;
             let Some(path) = path.ok().filter(|path| !is_remote(path)) else { continue };
             let path = cleaned(&path);
+            // Every pattern is tried on every source.
+            if self.rules.budget.keep(patterns.len() * PATTERN_COST).is_err() {
+                return;
+            }
             let excluded =
                 if path.is_empty() { patterns.exclude_everything() } else { patterns.excludes(path.as_bytes()) };
             if excluded {

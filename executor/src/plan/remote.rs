@@ -124,7 +124,7 @@ pub fn repository(text: &str) -> Result<RemoteRepository, String> {
     let fragment = decode(fragment);
     let (reference, directory) = fragment.split_once(':').unwrap_or((&fragment, ""));
     let mut repository = RemoteRepository {
-        url: address.to_owned(),
+        url: with_lower_scheme(address),
         reference: reference.to_owned(),
         sub_directory: clean(directory),
         checksum: None,
@@ -240,6 +240,12 @@ fn split(text: &str) -> (&str, &str, &str) {
     let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     (address, query, fragment)
+}
+
+/// Writes the scheme in lower case: who fetches compares it so.
+fn with_lower_scheme(address: &str) -> String {
+    let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
+    format!("{}://{rest}", scheme.to_ascii_lowercase())
 }
 
 fn host_and_path(address: &str) -> Result<(&str, &str), String> {

@@ -14,7 +14,7 @@ use super::{
     config,
     graph::{Mount, Operation, Run},
     mount, platform,
-    stage::{Scope, State, step_text},
+    stage::{At, Scope, State, step_text},
 };
 
 /// Where scripts of heredocs are put.
@@ -66,8 +66,7 @@ impl State {
             environment.entry(AGENT_VARIABLE.to_owned()).or_insert_with(|| target.to_owned());
         }
         let bytes = check_size(&arguments, &environment).map_err(|message| Problem::new(instruction.span, message))?;
-        let kept = bytes + created_by.len();
-        scope.budget.keep(kept).map_err(|message| Problem::new(instruction.span, message))?;
+        scope.budget.keep(bytes).map_err(|message| Problem::new(instruction.span, message))?;
         let operation = Operation::Run(Run {
             arguments,
             environment,
@@ -82,8 +81,7 @@ impl State {
             Some(first) => format!("{} ({}…)", instruction.text, first.trim()),
             None => instruction.text.clone(),
         };
-        self.push(step_text(&text), line, operation, created_by);
-        Ok(())
+        self.push(scope, At::new(instruction, line), (step_text(&text), operation, created_by))
     }
 
     /// Reads the mounts of a RUN.

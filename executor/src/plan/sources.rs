@@ -62,11 +62,9 @@ pub(super) fn target(dockerfile: &Dockerfile, name: Option<&str>) -> Result<usiz
 impl Names<'_> {
     /// Finds what FROM names, for the stage of this number: an earlier stage, a named context or an image.
     pub(super) fn base(&self, current: usize, name: &str, platform: &Platform, span: Span) -> Result<Origin, Problem> {
-        if name == SCRATCH {
-            return Ok(Origin::Scratch);
-        }
         let found = match find(self.stages.get(..current).unwrap_or_default(), name) {
             Some(index) => self.stage(index),
+            None if name == SCRATCH => Origin::Scratch,
             None => self.elsewhere(name, platform, span)?,
         };
         match found {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use karve_dockerfile::{
     ast::{self, Argument, Command, Instruction, Kind, Pair, Word},
-    diagnostic::Problem,
+    diagnostic::{Problem, Span},
     expand::Budget,
 };
 
@@ -68,6 +68,21 @@ impl Scope<'_> {
                 None => Err(Problem::new(word.span, format!("stage {index} is not part of the plan"))),
             },
         }
+    }
+}
+
+/// Where a step comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At {
+    /// For a problem.
+    span: Span,
+    /// For the step.
+    line: usize,
+}
+
+impl At {
+    pub(super) fn new(instruction: &Instruction, line: usize) -> Self {
+        Self { span: instruction.span, line }
     }
 }
 
@@ -161,7 +176,7 @@ impl State {
                 for word in words {
                     ports.extend(self.expansion(scope).words(word)?);
                 }
-                self.expose(&ports).map_err(problem)?
+                self.expose(&ports, scope.budget).map_err(problem)?
             }
             Kind::Volume(words) => {
                 let paths = words.iter().map(|word| self.expand(scope, word)).collect::<Result<_, _>>()?;
@@ -187,8 +202,7 @@ impl State {
             Kind::Healthcheck(check) => self.healthcheck(check),
             Kind::Maintainer(name) => self.maintainer(name),
         };
-        self.push(step_text(&instruction.text), line, Operation::Metadata, created_by);
-        Ok(())
+        self.push(scope, At::new(instruction, line), (step_text(&instruction.text), Operation::Metadata, created_by))
     }
 
     /// Whether an ARG of this stage or of those below has the name.
@@ -196,14 +210,20 @@ impl State {
         self.positions.contains_key(name)
     }
 
-    pub(super) fn push(&mut self, text: String, line: usize, operation: Operation, created_by: String) {
+    /// Adds a step. What it and its record hold counts against the budget: a few words may stand for much.
+    pub(super) fn push(&mut self, scope: &Scope<'_>, at: At, step: (String, Operation, String)) -> Result<(), Problem> {
+        let (text, operation, created_by) = step;
+        let path_bytes = if let Operation::Directory { path, .. } = &operation { 2 * path.len() } else { 0 };
+        let kept = scope.budget.keep(text.len() + created_by.len() + path_bytes);
+        kept.map_err(|message| Problem::new(at.span, message))?;
         let history = History {
             created_by: Some(created_by),
             comment: Some(HISTORY_COMMENT.into()),
             empty_layer: operation == Operation::Metadata,
             ..History::default()
         };
-        self.steps.push(Step { text, line, operation, history });
+        self.steps.push(Step { text, line: at.line, operation, history });
+        Ok(())
     }
 
     /// What words are expanded with at this point.
@@ -237,6 +257,9 @@ impl State {
             text.push(' ');
             text.push_str(&name);
             if let Some(value) = &value {
+                // Its copies here, in the environment and in the list of ARGs.
+                let kept = scope.budget.keep(3 * value.len());
+                kept.map_err(|message| Problem::new(argument.name.span, message))?;
                 text.push('=');
                 text.push_str(value);
                 if arguments::in_environment(&name) {
@@ -271,8 +294,7 @@ impl State {
         } else {
             Operation::Directory { path, user: self.config.config.user.clone() }
         };
-        self.push(step_text(&instruction.text), line, operation, created_by);
-        Ok(())
+        self.push(scope, At::new(instruction, line), (step_text(&instruction.text), operation, created_by))
     }
 
     fn copy(
@@ -285,8 +307,7 @@ impl State {
         let add = matches!(instruction.kind, Kind::Add(_));
         let (copy, created_by) = transfer::plan(self, scope, transfer, add)?;
         let shown = remote::without_userinfo(&instruction.text);
-        self.push(step_text(&shown), line, Operation::Copy(copy), created_by);
-        Ok(())
+        self.push(scope, At::new(instruction, line), (step_text(&shown), Operation::Copy(copy), created_by))
     }
 
     /// Puts SHELL before text.

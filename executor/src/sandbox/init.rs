@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Gid, Mode, OFlags, Uid, fchown},
+    fs::{Gid, Mode, Uid, fchown},
     io::Errno,
     process::{
         Pid, Signal, WaitOptions, WaitStatus, fchdir, set_parent_process_death_signal, setsid, umask, wait, waitpid,
@@ -31,7 +31,7 @@ use super::{
     error::{Failure, cannot},
     filter,
     request::{Exit, Step, User},
-    root,
+    root::{self, Entered},
 };
 
 /// What container runtimes grant by default; the most that a step can hold.
@@ -112,14 +112,14 @@ fn start(step: &Step, report: &File) -> Result<Pid, Failure> {
     if step.network_none {
         child::bring_loopback_up().map_err(cannot("bring the loopback interface up"))?;
     }
-    let working_directory = root::enter(step)?;
+    let entered = root::enter(step)?;
     let program = filter::program()?;
     // So that the step may open /dev/stdout and /dev/stderr whoever it is.
     for output in [stdio::stdout(), stdio::stderr()] {
         fchown(output, Some(Uid::from_raw(step.user.uid)), None).map_err(|error| cannot_become(&step.user, error))?;
     }
     let process = || {
-        let failure = become_step(step, &working_directory, &program);
+        let failure = become_step(step, &entered, &program);
         // Without the report PID 1 sees status 127, the shell's for a command that cannot be run.
         let told = report.try_clone().and_then(|mut report| tell(&mut report, &Report::Failed(failure)));
         if told.is_ok() { 127 } else { 126 }
@@ -146,8 +146,8 @@ fn exit_of(status: WaitStatus) -> Exit {
 }
 
 /// Turns this process into the step's; returns only if that failed.
-fn become_step(step: &Step, working_directory: &OwnedFd, program: &BpfProgram) -> Failure {
-    if let Err(failure) = confine(step, working_directory, program) {
+fn become_step(step: &Step, entered: &Entered, program: &BpfProgram) -> Failure {
+    if let Err(failure) = confine(step, entered, program) {
         return failure;
     }
     execute(step)
@@ -155,13 +155,11 @@ fn become_step(step: &Step, working_directory: &OwnedFd, program: &BpfProgram) -
 
 /// Gives up, in this order, what the step must not have. The filter needs `CAP_SYS_ADMIN` and so comes before the
 /// capabilities go; the user comes last, since every step before it needs some capability.
-fn confine(step: &Step, working_directory: &OwnedFd, program: &BpfProgram) -> Result<(), Failure> {
+fn confine(step: &Step, entered: &Entered, program: &BpfProgram) -> Result<(), Failure> {
     let action = |what: &'static str| cannot::<io::Error>(format!("{what} of the step's process"));
     setsid().map_err(|error| action("start the session")(error.into()))?;
-    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(stdio::dup2_stdin)
-        .map_err(|error| action("empty the input")(error.into()))?;
-    fchdir(working_directory).map_err(|error| action("enter the working directory")(error.into()))?;
+    stdio::dup2_stdin(&entered.input).map_err(|error| action("empty the input")(error.into()))?;
+    fchdir(&entered.working_directory).map_err(|error| action("enter the working directory")(error.into()))?;
     child::close_others_on_exec().map_err(action("close the descriptors"))?;
     child::install_filter(program).map_err(action("install the seccomp filter"))?;
     limit_bounding_set().map_err(action("limit the capabilities"))?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, fstat},
+    fs::{FileType, Mode, OFlags, fstat, openat},
     io::{self, Errno},
     mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount},
     process::{chdir, fchdir, pivot_root},
@@ -59,8 +59,16 @@ pub(super) struct Placement {
     pub(super) tree: OwnedFd,
 }
 
-/// Builds the root in a mount namespace of its own, enters it, and opens the working directory.
-pub(super) fn enter(step: &Step) -> Result<OwnedFd, Failure> {
+/// What is opened while the root is built, by descriptors that nothing in it can redirect.
+pub(super) struct Entered {
+    /// The working directory.
+    pub working_directory: OwnedFd,
+    /// The empty input of the step's process.
+    pub input: OwnedFd,
+}
+
+/// Builds the root in a mount namespace of its own, enters it, and opens what the step's process starts with.
+pub(super) fn enter(step: &Step) -> Result<Entered, Failure> {
     child::unshare(UnshareFlags::NEWNS).map_err(mounting("unshare the mount namespace"))?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(mounting("make all mounts private"))?;
@@ -75,6 +83,9 @@ pub(super) fn enter(step: &Step) -> Result<OwnedFd, Failure> {
     guard(&root)?;
     let dev = open(root.as_fd(), b"dev").map_err(mounting("open /dev"))?;
     dev::fill(&dev, step.script.as_ref())?;
+    // Before any mount that the step asks for: one at /dev could lead `null` to a file of the executor's own.
+    let input = openat(&dev, "null", OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(cannot("open an empty input"))?;
     for placement in &requested {
         place(&root, placement)?;
     }
@@ -82,7 +93,7 @@ pub(super) fn enter(step: &Step) -> Result<OwnedFd, Failure> {
         .and_then(|place| place.make_owned(root.as_fd(), step.user.uid, step.user.gid))
         .map_err(cannot(format!("make the working directory {}", step.working_directory)))?;
     pivot(&root).map_err(mounting("pivot_root"))?;
-    Ok(working_directory)
+    Ok(Entered { working_directory, input })
 }
 
 /// Mounts the step's overlay over a lower directory of stubs.

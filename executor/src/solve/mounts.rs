@@ -99,6 +99,10 @@ impl StageRun<'_> {
         });
         let mut caches: Vec<_> = caches.collect();
         caches.sort_by(|(one, _), (other, _)| one.cmp(other));
+        // While a cache is held nothing may be waited for but the next one.
+        for from in caches.iter().filter_map(|(_, mount)| mount.from.as_ref()) {
+            self.view_of(from).await?;
+        }
         for (key, mount) in caches {
             self.cache(key, mount, &mut step).await?;
         }
@@ -228,7 +232,8 @@ impl Solver {
         };
         if let Some(variable) = &secret.env {
             let text = String::from_utf8(value.expose().clone());
-            let text = text.map_err(|_| StepError::SecretNotText(secret.id.clone()))?;
+            let text = text.ok().filter(|text| !text.contains('\0'));
+            let text = text.ok_or_else(|| StepError::SecretNotText(secret.id.clone()))?;
             environment.insert(variable.clone(), text);
         }
         if let Some(target) = secret.target.clone() {

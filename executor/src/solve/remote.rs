@@ -30,7 +30,7 @@ use crate::{
         git_source::{Checkout, GitCredentials, GitError, GitReference, GitSource},
     },
     filesystem::{
-        entry::Location,
+        entry::{Action, Kind, Location},
         path::TreePath,
         view::{Node, View, ViewError},
     },
@@ -351,10 +351,20 @@ fn first_of(
 fn list(path: &Path) -> Result<View, RemoteError> {
     let directory = Directory::open(&path.to_string_lossy())?;
     let changes = directory.scan(0, &Patterns::default())?;
-    let changes = relocate(changes, &mut |location| match location {
+    let mut changes = relocate(changes, &mut |location| match location {
         Location::Context(_, file) => Some(Location::Spool(path.join(OsStr::from_bytes(file.as_bytes())))),
         _ => None,
     });
+    // Git knows one bit of a mode; the others are this process's umask.
+    for change in &mut changes {
+        if let Action::Put(metadata, kind) = &mut change.action {
+            match kind {
+                Kind::Symlink(_) => {}
+                Kind::Directory => metadata.mode = 0o755,
+                _ => metadata.mode = if metadata.mode & 0o100 == 0 { 0o644 } else { 0o755 },
+            }
+        }
+    }
     let mut view = View::empty();
     view.apply(&changes)?;
     Ok(view)

@@ -209,6 +209,26 @@ fn r4_a_source_is_a_part_of_the_cache_and_does_not_leave_it() {
     build(&hostile).run().failed(Reason::FileNotFound, &["Dockerfile:6", "\"/part\": not found"]);
 }
 
+#[test]
+fn r4_no_step_waits_for_a_stage_with_a_cache_in_its_hands() {
+    let dockerfile = "ARG BASE\nFROM ${BASE} AS dep\n\
+         RUN --mount=type=cache,id=go,target=/go until [ -e /go/main ] || [ $((i=i+1)) -gt 200000 ]; do :; done\n\
+         RUN --mount=type=cache,id=a,target=/a,sharing=locked touch /dep\n\
+         FROM ${BASE}\nRUN --mount=type=cache,id=go,target=/go touch /go/main\n\
+         RUN --mount=type=cache,id=a,target=/a,sharing=locked --mount=type=cache,id=b,target=/b,from=dep ls /b/dep > /seen\n";
+    let build = Build::new(&[("Dockerfile", dockerfile)]).flag("--timeout=60s").run().succeeded();
+    assert_eq!(build.image().text("seen"), "/b/dep\n");
+}
+
+#[test]
+fn r9_a_mount_at_dev_does_not_choose_the_input_of_a_step() {
+    let build = build(
+        "RUN --mount=type=cache,id=d,target=/d ln -s /proc/self/exe /d/null\n\
+         RUN --mount=type=cache,id=d,target=/dev stat -L -c '%F %t:%T' /proc/self/fd/0 > /seen\n",
+    );
+    assert_eq!(build.run().succeeded().image().text("seen"), "character special file 1:3\n");
+}
+
 /// Two stages that run side by side, each one step with these mounts, and a target that needs both.
 fn side_by_side(mount: &str, first: &str, second: &str) -> Build {
     let dockerfile = format!(

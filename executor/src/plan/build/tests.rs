@@ -802,3 +802,21 @@ proptest! {
 }
 
 mod contexts;
+
+#[test]
+fn what_the_history_repeats_is_bounded() {
+    let large = "x".repeat(1 << 20);
+    let arguments = case(&format!("FROM scratch\n{}", "ARG B\n".repeat(200))).build_arg("B", &large);
+    let ports = case(&format!("FROM scratch\n{}", "EXPOSE 1-65535 1-65535/udp\n".repeat(200)));
+    let paths = case(&format!("FROM scratch\n{}", format!("WORKDIR {}\n", "y".repeat(1_000)).repeat(2_000)));
+    for case in [arguments, ports, paths] {
+        let message = case.plan().unwrap_err().to_string();
+        assert!(message.contains("take more than"), "{message}");
+    }
+}
+
+#[test]
+fn f6_a_stage_may_be_called_scratch() {
+    let graph = case("FROM scratch AS scratch\nENV a=b\nFROM scratch\n").graph();
+    assert_eq!(graph.stages[graph.target].config.config.env.last().map(String::as_str), Some("a=b"));
+}
