@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The largest Dockerfile.
-pub const DOCKERFILE_BYTES_MAX: usize = 10 * 1024 * 1024;
+pub const DOCKERFILE_BYTES_MAX: usize = 10_000_000;
 
 /// The most stages that a Dockerfile may have.
 pub const STAGES_MAX: usize = 1_000;

@@ -23,7 +23,7 @@ use super::walk;
 use crate::filesystem::{entry::Change, path::TreePath};
 
 /// The largest Dockerfile or ignore file, in bytes.
-pub const DOCKERFILE_BYTES_MAX: u64 = 10_000_000;
+pub const DOCKERFILE_BYTES_MAX: u64 = karve_dockerfile::DOCKERFILE_BYTES_MAX as u64;
 
 /// The names that are looked for when no Dockerfile is named (G6).
 const DOCKERFILE_NAMES: [&str; 2] = ["Dockerfile", "dockerfile"];

@@ -79,6 +79,12 @@ impl Place {
         self.existing == self.names.len()
     }
 
+    /// Whether something is missing, and would be made in the file system of the root itself, not in one mounted on it.
+    pub(super) fn is_missing_in(&self, root: BorrowedFd<'_>) -> io::Result<bool> {
+        let above = open(root, &self.names[..self.existing].join(&b'/'))?;
+        Ok(!self.exists() && fstat(&above)?.st_dev == fstat(root)?.st_dev)
+    }
+
     /// The names from the root down.
     pub(super) fn names(&self) -> &[Vec<u8>] {
         &self.names

@@ -191,9 +191,13 @@ fn hosts(hostname: &str, pod: &str) -> String {
 fn place(root: &OwnedFd, placement: &Placement) -> Result<(), Failure> {
     let target = &placement.target;
     let unusable = |reason: String| Failure::MountPoint { target: target.clone(), reason };
-    let place = Place::find(root.as_fd(), target.as_bytes())
-        .and_then(|place| place.make(root.as_fd(), placement.leaf))
-        .map_err(|error| unusable(error.to_string()))?;
+    let failed = |error: Errno| unusable(error.to_string());
+    let place = Place::find(root.as_fd(), target.as_bytes()).map_err(failed)?;
+    // What an image lacks is a stub by now: only a link in another mount leads to where a step's layer would have it.
+    if place.is_missing_in(root.as_fd()).map_err(failed)? {
+        return Err(unusable("a symbolic link leads out of the mount that it is in".into()));
+    }
+    let place = place.make(root.as_fd(), placement.leaf).map_err(failed)?;
     let is_directory = fstat(&place).map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
     match (placement.leaf, is_directory.map_err(mounting(format!("look at {target}")))?) {
         (Leaf::Directory, false) => Err(unusable("a directory cannot be mounted over a file".into())),

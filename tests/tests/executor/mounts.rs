@@ -210,6 +210,17 @@ fn r4_a_source_is_a_part_of_the_cache_and_does_not_leave_it() {
 }
 
 #[test]
+fn r10_no_mount_point_is_made_where_a_link_in_another_mount_leads() {
+    let dockerfile = "ARG BASE\nFROM ${BASE} AS files\nRUN mkdir /x && ln -s /var/cache/x /x/link && ln -s /etc /x/etc\n\
+         FROM ${BASE}\n\
+         RUN --mount=from=files,source=/x,target=/opt --mount=type=tmpfs,target=/opt/etc grep -c ' /etc ' /proc/mounts > /seen\n\
+         RUN --mount=from=files,source=/x,target=/opt --mount=type=tmpfs,target=/opt/link true\n";
+    Build::new(&[("Dockerfile", dockerfile)])
+        .run()
+        .failed(Reason::DockerfileInvalid, &["Dockerfile:6", "/opt/link", "a symbolic link leads out of the mount"]);
+}
+
+#[test]
 fn r4_no_step_waits_for_a_stage_with_a_cache_in_its_hands() {
     let dockerfile = "ARG BASE\nFROM ${BASE} AS dep\n\
          RUN --mount=type=cache,id=go,target=/go until [ -e /go/main ] || [ $((i=i+1)) -gt 200000 ]; do :; done\n\
