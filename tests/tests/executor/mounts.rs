@@ -19,8 +19,8 @@ fn r3_a_bind_shows_the_context_and_is_read_only() {
     let build = Build::new(&[
         (
             "Dockerfile",
-            "ARG BASE\nFROM ${BASE}\nWORKDIR /work\nRUN --mount=target=/ctx --mount=source=app/../app/main,target=one <<EOT\n\
-             set -e\ncat /ctx/app/main /work/one > /seen\ncat /ctx/app/link /ctx/app/hard >> /seen\n\
+            "ARG BASE\nFROM ${BASE}\nWORKDIR /app\nRUN --mount=target=/ctx --mount=source=app/../app/main,target=one <<EOT\n\
+             set -e\ncat /ctx/app/main /app/one > /seen\ncat /ctx/app/link /ctx/app/hard >> /seen\n\
              find /ctx | sort > /list\nstat -c '%u:%g %a %Y %h' /ctx/app/main /ctx/app > /attributes\n\
              touch /ctx/new 2> /refused || true\ntouch /ctx/app/main 2>> /refused || true\n\
              sh -c 'echo x > one' 2>> /refused || true\nEOT\n",
@@ -286,9 +286,9 @@ fn a7_a_namespace_keeps_caches_apart_from_those_without() {
 #[test]
 fn r2_variables_and_relative_targets_are_resolved() {
     let image = build(
-        "ARG PART=app\nENV KIND=bind\nWORKDIR /work\n\
-         RUN --mount=type=$KIND,source=${PART}/main,target=in/${PART} cat /work/in/app > /seen; ls /work >> /seen\n\
-         RUN ls /work >> /seen\n",
+        "ARG PART=app\nENV KIND=bind\nWORKDIR /app\n\
+         RUN --mount=type=$KIND,source=${PART}/main,target=in/${PART} cat /app/in/app > /seen; ls /app >> /seen\n\
+         RUN ls /app >> /seen\n",
     );
     assert_eq!(image.run().succeeded().image().text("seen"), "main\nin\n");
 }
