@@ -1,9 +1,8 @@
 //! Keeps `docs/flags.md` in step with the command line's definition.
 
-use std::{fmt::Write, fs, path::Path};
+use std::fmt::Write;
 
-/// Set to anything, it makes the test write the file instead of comparing it.
-const UPDATE: &str = "KARVE_UPDATE_DOCS";
+use crate::generated;
 
 /// The file, from the workspace's root.
 const FILE: &str = "docs/flags.md";
@@ -50,11 +49,5 @@ fn document() -> String {
 
 #[test]
 fn the_table_of_flags_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(FILE);
-    let expected = document();
-    if std::env::var_os(UPDATE).is_some() {
-        fs::write(&path, &expected).unwrap();
-    }
-    let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == expected, "{FILE} is stale: run `make generate`");
+    generated::check(FILE, &document());
 }

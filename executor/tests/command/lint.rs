@@ -1,11 +1,10 @@
 //! Keeps `docs/lint.md` in step with the table of rules.
 
-use std::{fmt::Write, fs, path::Path};
+use std::fmt::Write;
 
 use karve_dockerfile::lint::Rule;
 
-/// Set to anything, it makes the test write the file instead of comparing it.
-const UPDATE: &str = "KARVE_UPDATE_DOCS";
+use crate::generated;
 
 /// The file, from the workspace's root.
 const FILE: &str = "docs/lint.md";
@@ -42,11 +41,5 @@ fn document() -> String {
 
 #[test]
 fn the_table_of_lint_rules_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(FILE);
-    let expected = document();
-    if std::env::var_os(UPDATE).is_some() {
-        fs::write(&path, &expected).unwrap();
-    }
-    let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == expected, "{FILE} is stale: run `make generate`");
+    generated::check(FILE, &document());
 }

@@ -7,6 +7,7 @@
 
 mod fixture;
 mod flags;
+mod generated;
 mod limits;
 mod lint;
 mod signals;
