@@ -147,6 +147,13 @@ pub enum From {
     Image(ImageName),
 }
 
+impl From {
+    /// Whether the files are a context's: they have no owner and no time of their own.
+    pub const fn is_context(&self) -> bool {
+        matches!(self, Self::Context | Self::Named(_))
+    }
+}
+
 /// One source of a COPY.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {

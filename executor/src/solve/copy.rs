@@ -64,7 +64,7 @@ impl StageRun<'_> {
             excluded: &|path: &TreePath| exclude.excludes(path.as_bytes()),
             parents: operation.parents,
             link: operation.link,
-            from_context: matches!(operation.from, From::Context | From::Named(_)),
+            from_context: operation.from.is_context(),
             mtime: Some(solver.epoch),
             archives: &archives,
             fetched: &fetched,

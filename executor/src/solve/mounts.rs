@@ -99,9 +99,11 @@ impl StageRun<'_> {
         });
         let mut caches: Vec<_> = caches.collect();
         caches.sort_by(|(one, _), (other, _)| one.cmp(other));
-        // While a cache is held nothing may be waited for but the next one.
-        for from in caches.iter().filter_map(|(_, mount)| mount.from.as_ref()) {
-            self.view_of(from).await?;
+        // While a cache is held no stage may be waited for: it may wait for the cache.
+        for (_, mount) in &caches {
+            if let Some(From::Stage(number)) = mount.from {
+                result_of(self.slots, number).await?;
+            }
         }
         for (key, mount) in caches {
             self.cache(key, mount, &mut step).await?;
@@ -164,8 +166,7 @@ impl StageRun<'_> {
 
     /// The lower directories of an overlay, and where a source is found in it. They are made once for all mounts of it.
     async fn lowers(&self, from: &From, source: &str, target: &str) -> Result<(Vec<PathBuf>, String), StepError> {
-        let is_whole = matches!(from, From::Stage(_) | From::Image(_));
-        let (part, place) = if is_whole { ("", source.to_owned()) } else { (source, format!("/{PART}")) };
+        let (part, place) = if from.is_context() { (source, format!("/{PART}")) } else { ("", source.to_owned()) };
         let key = (from.clone(), TreePath::clean(part.as_bytes()));
         let cell = {
             let mut known = self.solver.mounts.lowers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -194,11 +195,11 @@ impl StageRun<'_> {
             return Err(missing(source, target));
         }
         let mut changes = view.changes_at(&resolved.path, &TreePath::clean(PART.as_bytes()));
-        for change in &mut changes {
-            if let Action::Put(metadata, _) = &mut change.action
-                && matches!(from, From::Context | From::Named(_))
-            {
-                (metadata.uid, metadata.gid, metadata.mtime) = (0, 0, solver.epoch);
+        if from.is_context() {
+            for change in &mut changes {
+                if let Action::Put(metadata, _) = &mut change.action {
+                    (metadata.uid, metadata.gid, metadata.mtime) = (0, 0, solver.epoch);
+                }
             }
         }
         let written = solver.spool(changes, Compression::None).await?;
