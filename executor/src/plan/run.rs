@@ -14,7 +14,7 @@ use super::{
     config,
     graph::{Mount, Operation, Run},
     mount, platform,
-    stage::{At, Scope, State, step_text},
+    stage::{At, Scope, State},
 };
 
 /// Where scripts of heredocs are put.
@@ -81,7 +81,7 @@ impl State {
             Some(first) => format!("{} ({}…)", instruction.text, first.trim()),
             None => instruction.text.clone(),
         };
-        self.push(scope, At::new(instruction, line), (step_text(&text), operation, created_by))
+        self.push(scope, At::new(instruction, line, &text), operation, created_by)
     }
 
     /// Reads the mounts of a RUN.

@@ -71,18 +71,21 @@ impl Scope<'_> {
     }
 }
 
-/// Where a step comes from.
-#[derive(Clone, Copy, Debug)]
+/// Where a step comes from, and how it is shown.
+#[derive(Clone, Debug)]
 pub(super) struct At {
     /// For a problem.
     span: Span,
     /// For the step.
     line: usize,
+    /// For the step, on one line.
+    text: String,
 }
 
 impl At {
-    pub(super) fn new(instruction: &Instruction, line: usize) -> Self {
-        Self { span: instruction.span, line }
+    /// Cuts `text` to what is shown of an instruction.
+    pub(super) fn new(instruction: &Instruction, line: usize, text: &str) -> Self {
+        Self { span: instruction.span, line, text: step_text(text) }
     }
 }
 
@@ -202,7 +205,7 @@ impl State {
             Kind::Healthcheck(check) => self.healthcheck(check),
             Kind::Maintainer(name) => self.maintainer(name),
         };
-        self.push(scope, At::new(instruction, line), (step_text(&instruction.text), Operation::Metadata, created_by))
+        self.push(scope, At::new(instruction, line, &instruction.text), Operation::Metadata, created_by)
     }
 
     /// Whether an ARG of this stage or of those below has the name.
@@ -211,18 +214,24 @@ impl State {
     }
 
     /// Adds a step. What it and its record hold counts against the budget: a few words may stand for much.
-    pub(super) fn push(&mut self, scope: &Scope<'_>, at: At, step: (String, Operation, String)) -> Result<(), Problem> {
-        let (text, operation, created_by) = step;
+    pub(super) fn push(
+        &mut self,
+        scope: &Scope<'_>,
+        at: At,
+        operation: Operation,
+        created_by: String,
+    ) -> Result<(), Problem> {
+        let At { span, line, text } = at;
         let path_bytes = if let Operation::Directory { path, .. } = &operation { 2 * path.len() } else { 0 };
         let kept = scope.budget.keep(text.len() + created_by.len() + path_bytes);
-        kept.map_err(|message| Problem::new(at.span, message))?;
+        kept.map_err(|message| Problem::new(span, message))?;
         let history = History {
             created_by: Some(created_by),
             comment: Some(HISTORY_COMMENT.into()),
             empty_layer: operation == Operation::Metadata,
             ..History::default()
         };
-        self.steps.push(Step { text, line: at.line, operation, history });
+        self.steps.push(Step { text, line, operation, history });
         Ok(())
     }
 
@@ -294,7 +303,7 @@ impl State {
         } else {
             Operation::Directory { path, user: self.config.config.user.clone() }
         };
-        self.push(scope, At::new(instruction, line), (step_text(&instruction.text), operation, created_by))
+        self.push(scope, At::new(instruction, line, &instruction.text), operation, created_by)
     }
 
     fn copy(
@@ -307,7 +316,7 @@ impl State {
         let add = matches!(instruction.kind, Kind::Add(_));
         let (copy, created_by) = transfer::plan(self, scope, transfer, add)?;
         let shown = remote::without_userinfo(&instruction.text);
-        self.push(scope, At::new(instruction, line), (step_text(&shown), Operation::Copy(copy), created_by))
+        self.push(scope, At::new(instruction, line, &shown), Operation::Copy(copy), created_by)
     }
 
     /// Puts SHELL before text.
@@ -326,7 +335,7 @@ impl State {
 }
 
 /// Makes an instruction one line of bounded length.
-pub(super) fn step_text(text: &str) -> String {
+fn step_text(text: &str) -> String {
     let mut line = String::new();
     for (index, word) in text.split_whitespace().enumerate() {
         if index > 0 {
