@@ -45,7 +45,7 @@ impl BuildKit {
         let cgroup = format!("karve-judge-{}", process::id());
         let configuration = format!(
             "root = \"{root}\"\n[grpc]\naddress = [\"unix://{socket}\"]\n\
-             [worker.oci]\nsnapshotter = \"overlayfs\"\ncgroupParent = \"/{cgroup}\"\n\
+             [worker.oci]\nsnapshotter = \"overlayfs\"\ndefaultCgroupParent = \"/{cgroup}\"\n\
              [registry.\"{registry}\"]\nhttp = true\n",
             root = root.display(),
             socket = socket.display(),
