@@ -388,13 +388,7 @@ async fn write_layout(
     }
     layout.push_bytes(&image.config)?;
     let tags = options.destinations.iter().filter_map(Reference::tag);
-    let mut tags: Vec<Option<&str>> = tags.map(Some).collect();
-    if tags.is_empty() {
-        tags.push(None);
-    }
-    for tag in tags {
-        layout.push_manifest(tag, &image.manifest, OCI_MANIFEST).await?;
-    }
+    layout.push_manifest(tags, &image.manifest, OCI_MANIFEST).await?;
     Ok(())
 }
 

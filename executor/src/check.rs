@@ -22,8 +22,8 @@ use crate::{
         self,
         graph::{self, Bases, ImageName},
     },
+    progress::explain,
     registry::Registry,
-    report::explain,
 };
 
 /// Where the Dockerfile is.

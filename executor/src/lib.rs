@@ -11,6 +11,7 @@
 
 pub mod agent;
 pub mod build;
+pub mod cache;
 pub mod check;
 pub mod context;
 pub mod filesystem;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    error::Error,
     fmt,
     io::Write,
     sync::{Mutex, PoisonError},
@@ -162,6 +163,21 @@ impl Progress {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         drop(writeln!(writer, "{line}").and_then(|()| writer.flush()));
     }
+}
+
+/// Tells an error with its causes, outermost first; a cause that the text before it repeats is left out.
+pub fn explain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
 }
 
 fn text_line(kind: &str, step: Option<&StepName>, text: &str, duration: Option<Duration>, colour: bool) -> String {

@@ -1,6 +1,6 @@
 //! What is left of a build when its process ends: the report for the operator, and the small files that pipelines read.
 
-use std::{error::Error, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
 use karve_api::{BaseReport, BuildReport, Counters, Outcome, SourceInfo, SourceReport, StageReport};
 
@@ -8,7 +8,7 @@ use crate::{
     build::{Built, error::BuildError},
     image::{digest::Digest, reference::Reference},
     options::ResultFiles,
-    progress::Progress,
+    progress::{Progress, explain},
 };
 
 /// Turns the end of a build into its report; texts pass through the masks.
@@ -59,21 +59,6 @@ pub fn report(
             ..report
         },
     }
-}
-
-/// Tells an error with its causes, outermost first; a cause that the text before it repeats is left out.
-pub fn explain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// Writes the files that hold the digest. Each is complete or absent.

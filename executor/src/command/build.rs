@@ -11,7 +11,7 @@ use karve::{
     flags::{BuildFlags, LogFormat},
     image::platform::Platform,
     options::{Environment, Options},
-    progress::{Masks, Progress},
+    progress::{Masks, Progress, explain},
     registry::credentials::Credentials,
     report,
     solve::secrets::Secrets,
@@ -70,7 +70,7 @@ fn write_report(
 fn finish(options: &Options, result: &Result<Built, BuildError>, progress: &Progress) -> ExitCode {
     let built = match result {
         Ok(built) => built,
-        Err(error) => return fail(&progress.mask(&report::explain(error))),
+        Err(error) => return fail(&progress.mask(&explain(error))),
     };
     let Some(digest) = &built.digest else { return ExitCode::from(EXIT_FAILURE) };
     if let Err(error) = report::write_result_files(&options.files, &options.destinations, digest) {

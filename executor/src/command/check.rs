@@ -11,7 +11,7 @@ use karve::{
     flags::{BuildFlags, CheckFlags, Switch},
     image::platform::Platform,
     options::{Environment, Options},
-    report,
+    progress::explain,
 };
 use karve_dockerfile::DOCKERFILE_BYTES_MAX;
 
@@ -30,7 +30,7 @@ pub(crate) async fn main(flags: CheckFlags, environment: &Environment) -> ExitCo
     };
     let report = match check::check(&options, environment, source, offline).await {
         Ok(report) => report,
-        Err(error) => return fail(&report::explain(&error)),
+        Err(error) => return fail(&explain(&error)),
     };
     match writeln!(io::stdout(), "{}", report.render(format)) {
         Ok(()) if report.failed() => ExitCode::from(EXIT_FAILURE),

@@ -8,6 +8,7 @@ use karve::{
         arguments::{ContextArguments, GitEnvironment},
     },
     options::Environment,
+    progress::explain,
     report,
 };
 use karve_api::{ContextReport, Outcome, SourceInfo};
@@ -30,7 +31,7 @@ pub(crate) async fn main(arguments: ContextArguments, environment: &Environment)
     }
     match result {
         Ok(_) => ExitCode::SUCCESS,
-        Err(error) => fail(&report::explain(&error)),
+        Err(error) => fail(&explain(&error)),
     }
 }
 
@@ -45,7 +46,7 @@ fn write_report(path: &Path, result: &Result<SourceInfo, ContextError>) -> std::
         Err(error) => ContextReport {
             result: Outcome::Failed,
             reason: Some(error.reason()),
-            message: Some(report::explain(error)),
+            message: Some(explain(error)),
             ..ContextReport::default()
         },
     };

@@ -20,6 +20,7 @@ use karve::{
     flags::{BuildFlags, LogFormat, RunFlags, Switch},
     image::platform::Platform,
     options::{Environment, Options},
+    progress::explain,
     report,
 };
 use karve_api::{BuildReport, GitRef, ImageBuild, ImageBuildSpec, Outcome, Reason, repository_of};
@@ -65,7 +66,7 @@ async fn run(flags: RunFlags, environment: &Environment, format: LogFormat) -> R
     write!(io::stdout(), "{yaml}").map_err(|error| format!("standard output: {error}"))?;
     Ok(match result {
         Ok(_) => ExitCode::SUCCESS,
-        Err(error) => fail(&progress.mask(&report::explain(&error))),
+        Err(error) => fail(&progress.mask(&explain(&error))),
     })
 }
 
@@ -107,7 +108,7 @@ async fn fetch(spec: &ImageBuildSpec, directory: &Path) -> Result<Option<String>
     let sub_path = context.sub_path.clone();
     let output = directory.to_owned();
     let request = FetchRequest { source, sub_path, output, limit_bytes: Some(CONTEXT_BYTES_MAX) };
-    Ok(context::fetch(request).await.map_err(|error| report::explain(&error))?.revision)
+    Ok(context::fetch(request).await.map_err(|error| explain(&error))?.revision)
 }
 
 fn git_reference(reference: Option<&GitRef>) -> Result<GitReference, String> {

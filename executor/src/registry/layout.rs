@@ -4,6 +4,7 @@
 //! A layout may come with a build context: every path in it is opened below its root, and every byte is verified.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Read, Write},
     os::fd::OwnedFd,
@@ -144,14 +145,26 @@ impl Layout {
         copy_verified(self.name(&Selector::Digest(descriptor.digest.clone())), source, descriptor, path).await
     }
 
-    /// Whether the layout has a blob.
-    pub fn blob_exists(&self, digest: &Digest) -> bool {
-        self.open_blob(digest).is_ok()
+    /// Whether the layout has a blob of this size. One that was cut short counts as missing, so that it is written again.
+    pub fn blob_exists(&self, descriptor: &Descriptor) -> bool {
+        let metadata = self.open_blob(&descriptor.digest).map(|file| file.metadata());
+        matches!(metadata, Ok(Ok(metadata)) if metadata.len() == descriptor.size)
+    }
+
+    /// Returns the file of a blob, which may not exist.
+    pub fn blob_file(&self, digest: &Digest) -> PathBuf {
+        self.root.join(blob_path(digest))
+    }
+
+    /// Lists what the tags name.
+    pub fn tags(&self) -> Result<HashMap<String, Digest>, RegistryError> {
+        let named = |mut entry: Descriptor| Some((entry.annotations.remove(REF_NAME)?, entry.digest));
+        Ok(self.index()?.manifests.into_iter().filter_map(named).collect())
     }
 
     /// Adds a blob from a file, verified on the way; one that is there already stays.
     pub async fn push_blob(&self, descriptor: &Descriptor, source: &Path) -> Result<(), RegistryError> {
-        if self.blob_exists(&descriptor.digest) {
+        if self.blob_exists(descriptor) {
             return Ok(());
         }
         let file = File::open(source).map_err(RegistryError::file("open", source))?;
@@ -161,27 +174,35 @@ impl Layout {
 
     /// Adds a small blob from memory and returns its digest.
     pub fn push_bytes(&self, bytes: &[u8]) -> Result<Digest, RegistryError> {
-        let digest = Digest::of(bytes);
-        if !self.blob_exists(&digest) {
-            self.replace(&blob_path(&digest), bytes)?;
+        let descriptor = Descriptor::of("", bytes);
+        if !self.blob_exists(&descriptor) {
+            self.replace(&blob_path(&descriptor.digest), bytes)?;
         }
-        Ok(digest)
+        Ok(descriptor.digest)
     }
 
-    /// Adds a manifest or index and lists it in `index.json`, under a tag if one is given; the tag moves if it was taken.
+    /// Adds a manifest or index and lists it in `index.json`, once for each tag, and without one if there is none; a tag
+    /// that was taken moves.
     ///
     /// Writers of one layout wait for each other.
-    pub async fn push_manifest(
+    pub async fn push_manifest<'a>(
         &self,
-        tag: Option<&str>,
+        tags: impl IntoIterator<Item = &'a str>,
         bytes: &[u8],
         media_type: &str,
     ) -> Result<Digest, RegistryError> {
-        let mut entry = Descriptor::of(media_type, bytes);
-        entry.annotations.extend(tag.map(|tag| (REF_NAME.to_owned(), tag.to_owned())));
+        let entry = Descriptor::of(media_type, bytes);
+        let tagged = |tag: &str| {
+            let annotations = [(REF_NAME.to_owned(), tag.to_owned())].into();
+            Descriptor { annotations, ..entry.clone() }
+        };
+        let mut entries: Vec<Descriptor> = tags.into_iter().map(tagged).collect();
+        if entries.is_empty() {
+            entries.push(entry);
+        }
         let digest = self.push_bytes(bytes)?;
         let layout = self.clone();
-        let listed = task::spawn_blocking(move || layout.list(entry)).await;
+        let listed = task::spawn_blocking(move || layout.list(entries)).await;
         let broken = |error: task::JoinError| RegistryError::File {
             action: "update",
             path: self.root.join("index.json"),
@@ -191,18 +212,20 @@ impl Layout {
         Ok(digest)
     }
 
-    fn list(&self, entry: Descriptor) -> Result<(), RegistryError> {
+    fn list(&self, entries: Vec<Descriptor>) -> Result<(), RegistryError> {
         let root = self.directory()?;
         flock(&root, FlockOperation::LockExclusive)
             .map_err(io::Error::from)
             .map_err(RegistryError::file("lock", &self.root))?;
         let mut index = self.index()?;
-        let tag = entry.annotations.get(REF_NAME);
-        index.manifests.retain(|known| match tag {
-            Some(_) => known.annotations.get(REF_NAME) != tag,
-            None => known.digest != entry.digest || known.annotations.contains_key(REF_NAME),
-        });
-        index.manifests.push(entry);
+        for entry in entries {
+            let tag = entry.annotations.get(REF_NAME);
+            index.manifests.retain(|known| match tag {
+                Some(_) => known.annotations.get(REF_NAME) != tag,
+                None => known.digest != entry.digest || known.annotations.contains_key(REF_NAME),
+            });
+            index.manifests.push(entry);
+        }
         self.replace("index.json", &to_json(&index))
     }
 
@@ -224,7 +247,8 @@ impl Layout {
                 let listed = manifests.into_iter().find(|entry| entry.digest == *digest);
                 // An image of an index is not listed itself.
                 listed.or_else(|| {
-                    self.blob_exists(digest)
+                    self.open_blob(digest)
+                        .is_ok()
                         .then(|| Descriptor::new(crate::image::manifest::OCI_MANIFEST, digest.clone(), 0))
                 })
             }

@@ -172,6 +172,18 @@ impl Registry {
         bytes: &[u8],
         media_type: &str,
     ) -> Result<Digest, RegistryError> {
+        let digest = self.put_manifest(reference, bytes, media_type).await?;
+        self.confirm(&reference.pinned(digest.clone())).await?;
+        Ok(digest)
+    }
+
+    /// Writes a manifest as [`Registry::push_manifest`] does, and takes the registry's word for it.
+    pub async fn put_manifest(
+        &self,
+        reference: &Reference,
+        bytes: &[u8],
+        media_type: &str,
+    ) -> Result<Digest, RegistryError> {
         let actual = Digest::of(bytes);
         if let Some(expected) = reference.digest().filter(|digest| **digest != actual) {
             let (what, expected) = (reference.to_string(), expected.clone());
@@ -191,7 +203,6 @@ impl Registry {
                 actual: stored,
             });
         }
-        self.confirm(&reference.pinned(actual.clone())).await?;
         Ok(actual)
     }
 
