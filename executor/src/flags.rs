@@ -114,6 +114,39 @@ pub struct BuildFlags {
     /// CA certificates (PEM) to trust for a registry; may be repeated
     #[arg(long, value_name = "HOST=FILE")]
     pub registry_certificate: Vec<String>,
+    /// Look steps up in a cache, and keep what was made [default: whether a cache is named]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub cache: Option<Switch>,
+    /// Where the cache is: a repository, or `oci:DIR` [default: the repository `cache` below the first destination's]
+    #[arg(long, value_name = "REPOSITORY")]
+    pub cache_repo: Option<String>,
+    /// Another cache, which is only read: a repository, or `oci:DIR`; may be repeated
+    #[arg(long, value_name = "REPOSITORY")]
+    pub cache_from: Vec<String>,
+    /// How old what is taken from a cache may be [default: 336h]
+    #[arg(long, value_name = "DURATION")]
+    pub cache_ttl: Option<String>,
+    /// Cache RUN [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub cache_run_layers: Option<Switch>,
+    /// Cache COPY, ADD and WORKDIR [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub cache_copy_layers: Option<Switch>,
+    /// Keep what RUN --mount=type=cache holds in the cache [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub cache_mounts: Option<Switch>,
+    /// What is kept of one cache mount at most, the files used last first [default: 1Gi]
+    #[arg(long, value_name = "BYTES")]
+    pub cache_mount_max_size: Option<String>,
+    /// Directory that keeps the layers of base images from one build to the next
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Look no step up in the cache; what is made is kept all the same
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_name = "BOOL")]
+    pub no_cache: Switch,
+    /// Keep nothing in the cache
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_name = "BOOL")]
+    pub no_push_cache: Switch,
     /// Time of the image and of what COPY, ADD and WORKDIR create: seconds since 1970, or RFC 3339 [default: `SOURCE_DATE_EPOCH`, or the source's own time, or 0]
     #[arg(long, value_name = "TIME")]
     pub timestamp: Option<String>,
@@ -235,13 +268,7 @@ impl FromStr for Switch {
 }
 
 /// kaniko's flags that have lost their point here, each with the reason, and those that are not supported (no reason).
-const FOREIGN: [(&str, Option<&str>); 42] = [
-    ("cache", None),
-    ("cache-copy-layers", None),
-    ("cache-dir", None),
-    ("cache-repo", None),
-    ("cache-run-layers", None),
-    ("cache-ttl", None),
+const FOREIGN: [(&str, Option<&str>); 34] = [
     ("cleanup", Some("the work directory is always removed at the end")),
     ("compressed-caching", Some("layers are always streamed")),
     ("compression", None),
@@ -255,8 +282,6 @@ const FOREIGN: [(&str, Option<&str>); 42] = [
     ("image-fs-extract-retry", Some("downloads are always retried")),
     ("insecure-pull", None),
     ("log-timestamp", Some("the Pod's log has the time of every line")),
-    ("no-cache", Some("nothing is cached yet")),
-    ("no-push-cache", Some("nothing is cached yet")),
     ("output", None),
     ("progress", Some("progress is always shown line by line")),
     ("push-ignore-immutable-tag-errors", None),
@@ -322,7 +347,7 @@ fn foreign(matches: &ArgMatches) -> Vec<ForeignFlag> {
 
 /// Whether `--name=false` asks for nothing: an unsupported feature that is switched off needs no error.
 fn switched_off_is_harmless(name: &str) -> bool {
-    ["cache", "cache-copy-layers", "cache-run-layers", "reproducible", "single-snapshot"].contains(&name)
+    ["reproducible", "single-snapshot"].contains(&name)
 }
 
 #[cfg(test)]
@@ -367,8 +392,8 @@ mod tests {
             names("--snapshot-mode=redo --use-new-run -v debug --cleanup"),
             ["cleanup", "snapshot-mode", "use-new-run", "verbosity"]
         );
-        assert_eq!(names("--cache=true --cache-repo=r.example/c"), ["cache!", "cache-repo!"]);
-        assert_eq!(names("--cache=false"), Vec::<String>::new());
+        assert_eq!(names("--reproducible --tar-path=x"), ["reproducible!", "tar-path!"]);
+        assert_eq!(names("--reproducible=false"), Vec::<String>::new());
         assert!(parse(["karve", "build", "--no-such-flag"].map(str::to_owned)).is_err());
     }
 

@@ -1,8 +1,11 @@
 //! What the flags mean: `BuildFlags` and what the program took from its environment go in, a checked `Options` comes
 //! out, or the first mistake. Pure.
 
+mod cache;
 mod contexts;
 mod special;
+
+pub use cache::CacheOptions;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -118,6 +121,10 @@ pub struct Options {
     pub secrets: BTreeMap<String, SecretSource>,
     /// SSH agents by id.
     pub agents: BTreeMap<String, AgentSource>,
+    /// How caches are used; `None` is not at all.
+    pub cache: Option<CacheOptions>,
+    /// A directory that keeps layers of base images from one build to the next.
+    pub cache_dir: Option<PathBuf>,
     /// What is special about registries, by host.
     pub registries: BTreeMap<String, HostOptions>,
     /// `--timestamp` or `SOURCE_DATE_EPOCH`: seconds since 1970.
@@ -209,6 +216,8 @@ impl Options {
                 ..graph::Options::default()
             },
             contexts,
+            cache: cache::read(&flags, &destinations)?,
+            cache_dir: flags.cache_dir.clone(),
             registries: registries(&flags, &destinations)?,
             destinations,
             push,
@@ -452,7 +461,7 @@ mod tests {
             "--no-push=false",
             "no --destination: name the image to push, or give --no-push with --oci-layout-path",
         );
-        check_error("-d r.example/a --cache=true", "--cache is not supported by this version");
+        check_error("-d r.example/a --tar-path=x", "--tar-path is not supported by this version");
         check_error(
             "-d r.example/a -c s3://bucket/x",
             "--context: `s3://bucket/x` is not a directory: this version builds from dir:// contexts only",

@@ -4,4 +4,7 @@
 //! step + inputs -> key (pure) -> store: a registry, an OCI image layout -> entry (pure) -> choose (pure) -> solve
 //! ```
 
+pub mod choose;
+pub mod entry;
+pub mod key;
 pub mod store;

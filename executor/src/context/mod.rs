@@ -15,6 +15,7 @@ pub mod directory;
 pub mod files;
 pub mod git;
 pub mod git_source;
+pub mod hash;
 pub mod view;
 mod walk;
 

@@ -4,8 +4,12 @@ use std::{fs::File, io, sync::Arc};
 
 use karve_dockerfile::ignore::Patterns;
 
-use super::directory::{Directory, DirectoryError};
+use super::{
+    directory::{Directory, DirectoryError},
+    hash::{self, UnreadableFile},
+};
 use crate::filesystem::{
+    entry::Location,
     path::TreePath,
     view::{View, ViewError},
 };
@@ -40,6 +44,17 @@ impl BuildContext {
     /// Makes a context of files that are not opened through it: they lie in the work directory.
     pub fn of_view(view: View) -> Self {
         Self { directory: None, view }
+    }
+
+    /// Reads the files that `wanted` names, on `threads` threads, so that the view has their digests.
+    pub fn hash(&mut self, wanted: &dyn Fn(&TreePath) -> bool, threads: usize) -> Result<(), UnreadableFile> {
+        let open = |location: &Location| match location {
+            Location::Context(_, path) => self.open(path),
+            Location::Spool(path) => File::open(path),
+            Location::Inline(_) | Location::Layer(..) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        self.view = hash::hash(&self.view, wanted, &open, threads)?;
+        Ok(())
     }
 
     /// Opens a file of the view.

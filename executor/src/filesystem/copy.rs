@@ -23,10 +23,12 @@ use crate::{
 
 mod archive;
 mod glob;
+mod reads;
 mod sources;
 mod target;
 mod tree;
 
+pub use reads::{Read, digest_of_reads, reads};
 use sources::Selection;
 use target::Target;
 

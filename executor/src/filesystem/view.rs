@@ -15,9 +15,12 @@ use super::{
 };
 
 mod apply;
+mod digest;
 mod resolve;
 
 pub use apply::ViewError;
+use digest::Memo;
+pub use digest::{digest_of_changes, digest_of_entry};
 pub use resolve::{ResolveError, Resolved};
 
 /// A merged file system. Its root is always a directory.
@@ -41,6 +44,8 @@ pub struct Directory {
     /// The directory's own attributes.
     pub metadata: Metadata,
     children: BTreeMap<Arc<[u8]>, Node>,
+    /// The digest of all this, once somebody asked.
+    digest: Memo,
 }
 
 /// An entry that is not a directory.
@@ -131,7 +136,7 @@ impl View {
 impl Node {
     /// Makes an empty directory.
     pub(super) fn directory(metadata: Metadata) -> Self {
-        Self::Directory(Arc::new(Directory { metadata, children: BTreeMap::new() }))
+        Self::Directory(Arc::new(Directory { metadata, ..Directory::default() }))
     }
 
     /// Makes the entry that a [`Action::Put`] describes.
@@ -189,7 +194,7 @@ impl Node {
 
     fn directory_mut(&mut self) -> Option<&mut Directory> {
         match self {
-            Self::Directory(directory) => Some(Arc::make_mut(directory)),
+            Self::Directory(directory) => Some(changing(directory)),
             Self::File(_) => None,
         }
     }
@@ -200,8 +205,15 @@ impl Node {
             *self = Self::directory(Metadata::directory(0));
         }
         let Self::Directory(directory) = self else { unreachable!("a file was replaced by a directory just now") };
-        Arc::make_mut(directory)
+        changing(directory)
     }
+}
+
+/// Takes a directory for changing: its own copy if others have it too, and without the digest, which ends here.
+fn changing(directory: &mut Arc<Directory>) -> &mut Directory {
+    let directory = Arc::make_mut(directory);
+    directory.digest = Memo::default();
+    directory
 }
 
 impl Directory {

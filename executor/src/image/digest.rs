@@ -10,6 +10,34 @@ use sha2::{Digest as _, Sha256};
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
+/// Hashes a sequence of fields, each behind its length: no two sequences look alike, whatever is in them.
+#[derive(Clone, Debug, Default)]
+pub struct FieldHasher(Sha256);
+
+impl FieldHasher {
+    /// Adds a field.
+    pub fn field(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    /// Adds a number, as a field of eight bytes.
+    pub fn number(&mut self, number: u64) {
+        self.field(&number.to_le_bytes());
+    }
+
+    /// Adds how many fields follow, and the fields.
+    pub fn list<'a>(&mut self, fields: impl ExactSizeIterator<Item = &'a [u8]>) {
+        self.number(fields.len() as u64);
+        fields.for_each(|field| self.field(field));
+    }
+
+    /// Returns the hash.
+    pub fn finish(self) -> Digest {
+        Digest::from_hasher(self.0)
+    }
+}
+
 /// Says what is wrong with a digest's text.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a digest of the form sha256:<64 lower-case hexadecimal digits>")]
@@ -101,6 +129,19 @@ mod tests {
         match text.parse::<Digest>() {
             Ok(digest) => assert!(valid && digest.to_string() == text, "{text}"),
             Err(error) => assert!(!valid, "{error}"),
+        }
+    }
+
+    #[test]
+    fn fields_that_are_joined_otherwise_hash_otherwise() {
+        let hash = |fields: &[&str]| {
+            let mut hasher = FieldHasher::default();
+            hasher.list(fields.iter().map(|field| field.as_bytes()));
+            hasher.finish()
+        };
+        let all = [hash(&["ab", "c"]), hash(&["a", "bc"]), hash(&["abc"]), hash(&["abc", ""]), hash(&[])];
+        for (position, one) in all.iter().enumerate() {
+            assert!(!all[position + 1..].contains(one), "{position}");
         }
     }
 

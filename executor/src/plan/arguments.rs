@@ -95,15 +95,18 @@ pub(super) fn in_environment(name: &str) -> bool {
     !NOT_IN_ENVIRONMENT.contains(&name)
 }
 
-/// Adds the predefined proxies to the environment of a process, in both spellings, where it has none of its own.
-pub(super) fn add_proxies(environment: &mut Variables, options: &Options) {
+/// Returns the predefined proxies that a process gets beside its environment, in both spellings, where it has none of its own.
+pub(super) fn proxies(environment: &Variables, options: &Options) -> Variables {
+    let mut proxies = Variables::new();
     for (name, value) in &options.build_args {
         let lower = name.to_ascii_lowercase();
         if PROXIES.contains(&lower.as_str()) {
-            environment.entry(lower.to_ascii_uppercase()).or_insert_with(|| value.clone());
-            environment.entry(lower).or_insert_with(|| value.clone());
+            proxies.entry(lower.to_ascii_uppercase()).or_insert_with(|| value.clone());
+            proxies.entry(lower).or_insert_with(|| value.clone());
         }
     }
+    proxies.retain(|name, _| !environment.contains_key(name));
+    proxies
 }
 
 /// The arguments that every Dockerfile has; `--build-arg` overrides them.

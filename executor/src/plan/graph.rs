@@ -180,8 +180,10 @@ pub enum Source {
 pub struct Run {
     /// The command with SHELL in front where the shell form was used.
     pub arguments: Vec<String>,
-    /// What the process sees: ENV, the ARGs in scope, proxies. `HOME` is added when the user is known.
+    /// What the process sees: ENV and the ARGs in scope. `HOME` is added when the user is known.
     pub environment: BTreeMap<String, String>,
+    /// What it sees besides, and what is no part of what it makes: proxies that no ARG declares.
+    pub proxies: BTreeMap<String, String>,
     /// Absolute, not normalised; created when missing.
     pub working_directory: String,
     /// As written: `name`, `uid`, `name:group`, `uid:gid`; empty is root.

@@ -61,15 +61,17 @@ impl State {
         let Process { arguments, shown, script } = self.process(run);
         let created_by = format!("RUN {} # buildkit", self.with_arguments(&shown));
         let mut environment = self.environment.clone();
-        arguments::add_proxies(&mut environment, scope.options);
+        let proxies = arguments::proxies(&environment, scope.options);
         if let Some(target) = agents(&mounts).next() {
             environment.entry(AGENT_VARIABLE.to_owned()).or_insert_with(|| target.to_owned());
         }
-        let bytes = check_size(&arguments, &environment).map_err(|message| Problem::new(instruction.span, message))?;
+        let bytes = check_size(&arguments, &environment, &proxies)
+            .map_err(|message| Problem::new(instruction.span, message))?;
         scope.budget.keep(bytes).map_err(|message| Problem::new(instruction.span, message))?;
         let operation = Operation::Run(Run {
             arguments,
             environment,
+            proxies,
             working_directory,
             user: self.config.config.user.clone(),
             mounts,
@@ -200,7 +202,7 @@ fn refuse_privileges(run: &ast::Run) -> Result<(), Problem> {
 }
 
 /// Refuses what the kernel would refuse when the step runs. Returns the size of the environment.
-fn check_size(arguments: &[String], environment: &Variables) -> Result<usize, String> {
+fn check_size(arguments: &[String], environment: &Variables, proxies: &Variables) -> Result<usize, String> {
     let too_long = |what: String, length: usize| {
         Err(format!("{what} has {length} bytes, more than the {ARGUMENT_BYTES_MAX} that Linux takes"))
     };
@@ -208,7 +210,7 @@ fn check_size(arguments: &[String], environment: &Variables) -> Result<usize, St
         return too_long("an argument of this command".into(), argument.len());
     }
     let mut total = 0;
-    for (name, value) in environment {
+    for (name, value) in environment.iter().chain(proxies) {
         let length = name.len() + 1 + value.len();
         if length > ARGUMENT_BYTES_MAX {
             return too_long(format!("the variable {name} with its name"), length);

@@ -63,6 +63,7 @@ impl StageRun<'_> {
         let solver = self.solver;
         let user = users::resolve_user(self.state.view(solver).await?, &run.user)?;
         let mut environment = run.environment.clone();
+        environment.extend(run.proxies.clone());
         environment.entry("HOME".to_owned()).or_insert_with(|| user.home.clone());
         let lowers = solver.materialise(&mut self.state).await?;
         let lower_indexes = try_join_all(self.state.layers.iter().map(|layer| solver.index_file(layer))).await?;

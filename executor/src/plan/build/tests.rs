@@ -136,7 +136,7 @@ fn copies(stage: &Stage) -> Vec<&Copy> {
 }
 
 fn variable<'a>(run: &'a Run, name: &str) -> Option<&'a str> {
-    run.environment.get(name).map(String::as_str)
+    run.environment.get(name).or(run.proxies.get(name)).map(String::as_str)
 }
 
 /// A stage with every instruction.
