@@ -19,8 +19,8 @@ pub use imagebuild::{
 };
 pub use reason::{Reason, ReasonClass};
 pub use report::{
-    BaseReport, BuildReport, CONTEXT_MESSAGE_BYTES_MAX, ContextReport, Counters, Outcome, SourceInfo, SourceReport,
-    StageReport, TERMINATION_MESSAGE_BYTES_MAX,
+    BaseReport, BuildReport, CONTEXT_MESSAGE_BYTES_MAX, CacheReport, ContextReport, Counters, MissReport, Outcome,
+    SourceInfo, SourceReport, StageReport, TERMINATION_MESSAGE_BYTES_MAX,
 };
 
 /// The API group of every Karve resource, and the prefix of its labels and annotations.

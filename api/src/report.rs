@@ -5,9 +5,13 @@
 //! message that is too long arrives as the tail of a JSON text. Both reports therefore fit by construction: what does
 //! not fit is left out, least important first, and `truncated` says so. Reading accepts any field as absent.
 
+mod cache;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Reason;
+
+pub use cache::{CacheReport, MissReport};
 
 /// The most bytes of a termination message that the kubelet keeps.
 pub const TERMINATION_MESSAGE_BYTES_MAX: usize = 4096;
@@ -74,6 +78,9 @@ pub struct BuildReport {
     /// How long each stage took.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageReport>,
+    /// What the cache spared; absent if none was used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheReport>,
     /// The last lines of output of a build that failed, with secrets masked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_tail: Option<String>,
@@ -134,7 +141,8 @@ impl BuildReport {
     /// Returns the report as JSON of at most [`TERMINATION_MESSAGE_BYTES_MAX`] bytes.
     ///
     /// Result, digest, reason, message, isolation, nonce and image always arrive, each shortened to its own limit; then,
-    /// in this order and while there is room: stage, counters, source, bases, stages, and the end of the log.
+    /// in this order and while there is room: stage, counters, source, the counts of the cache, bases, stages, the first
+    /// misses, and the end of the log.
     pub fn to_termination_message(&self) -> String {
         let mut fitted = self.essentials();
         if let Some(stage) = &self.stage {
@@ -148,6 +156,9 @@ impl BuildReport {
             let commit_time = source.commit_time;
             fitted.add(|report| report.source = Some(SourceReport { revision, commit_time }));
         }
+        if let Some(cache) = &self.cache {
+            fitted.add(|report| report.cache = Some(cache.counts()));
+        }
         for base in &self.bases {
             if !fitted.add(|report| report.bases.push(base.clone())) {
                 break;
@@ -155,6 +166,11 @@ impl BuildReport {
         }
         for stage in &self.stages {
             if !fitted.add(|report| report.stages.push(stage.clone())) {
+                break;
+            }
+        }
+        for miss in self.cache.iter().flat_map(|cache| &cache.missed) {
+            if !fitted.add(|report| report.cache.get_or_insert_default().missed.push(miss.clipped())) {
                 break;
             }
         }
@@ -327,9 +343,18 @@ mod tests {
         let text = || prop_oneof![".{0,40}", vec(any::<char>(), 0..6000).prop_map(|chars| chars.into_iter().collect())];
         let base = (text(), text()).prop_map(|(reference, digest)| BaseReport { reference, digest });
         let stage = (text(), 0.0..1e6).prop_map(|(name, duration_seconds)| StageReport { name, duration_seconds });
+        let miss = (text(), any::<i64>()).prop_map(|(text, line)| MissReport {
+            stage: text.clone(),
+            line,
+            instruction: text.clone(),
+            reason: text,
+        });
+        let cache =
+            (any::<i64>(), vec(miss, 0..20)).prop_map(|(hits, missed)| CacheReport { hits, misses: i64::MIN, missed });
         let texts = (option::of(text()), option::of(text()), option::of(text()), option::of(text()));
-        (texts, option::of("[0-9a-f]{64}"), 0..Reason::ALL.len(), vec(base, 0..20), vec(stage, 0..20), any::<bool>())
-            .prop_map(|((message, isolation, image, log_tail), hex, reason, bases, stages, succeeded)| BuildReport {
+        let lists = (vec(base, 0..20), vec(stage, 0..20), option::of(cache));
+        (texts, option::of("[0-9a-f]{64}"), 0..Reason::ALL.len(), lists, any::<bool>()).prop_map(
+            |((message, isolation, image, log_tail), hex, reason, (bases, stages, cache), succeeded)| BuildReport {
                 result: if succeeded { Outcome::Succeeded } else { Outcome::Failed },
                 digest: hex.map(|hex| format!("sha256:{hex}")),
                 reason: Some(Reason::ALL[reason]),
@@ -342,9 +367,11 @@ mod tests {
                 source: Some(SourceReport { revision: log_tail.clone(), commit_time: Some(i64::MIN) }),
                 bases,
                 stages,
+                cache,
                 log_tail,
                 truncated: false,
-            })
+            },
+        )
     }
 
     proptest! {
