@@ -13,11 +13,12 @@ use std::{
 };
 
 use futures::future::try_join_all;
-use karve_api::{Reason, SourceInfo};
+use karve_api::{CacheReport, Reason, SourceInfo};
 use karve_dockerfile::{self as dockerfile, diagnostic::Diagnostics, ignore::Patterns, lint::Findings};
 
 use self::error::BuildError;
 use crate::{
+    cache::store::Cache,
     context::{directory::Directory, view::BuildContext},
     image::{
         digest::Digest,
@@ -43,7 +44,9 @@ use crate::{
         Mounts, Roots, Solver, StageTime,
         agents::Agents,
         assemble::{self, Image},
+        caching::Caching,
         contexts::Contexts,
+        definitions::context_files,
         error::SolveError,
         layers::{Layers, StageLayer},
         remote::Remotes,
@@ -74,6 +77,8 @@ pub struct Built {
     pub bytes_pushed: i64,
     /// Bytes of layers that were fetched from registries.
     pub bytes_pulled: i64,
+    /// What the cache spared, if one was used.
+    pub cache: Option<CacheReport>,
 }
 
 /// The largest file of CA certificates that is read.
@@ -100,7 +105,7 @@ pub async fn build(
     let result = tokio::select! {
         biased;
         signal = interrupted => Err(BuildError::Interrupted(signal)),
-        result = make(options, &registry, &work, progress) => result,
+        result = make(options, &registry, &work, progress, environment.now) => result,
         error = overrun(options, &work) => Err(error),
     };
     let result = result.map_err(|error| match error.reason() {
@@ -141,6 +146,7 @@ async fn make(
     registry: &Registry,
     work: &Arc<WorkDirectory>,
     progress: &Arc<Progress>,
+    now: i64,
 ) -> Result<Built, BuildError> {
     if let Some(digest) = adopt(options, registry).await? {
         return Ok(Built { digest: Some(digest), adopted: true, ..Built::default() });
@@ -159,21 +165,37 @@ async fn make(
     let (graph, images) = plan_with_images(&dockerfile, &planned, registry, &dockerfile_name, wrong).await?;
     tell_warnings(&dockerfile, &graph.lint, &dockerfile_name, progress)?;
     let bases = images.iter().map(|(name, image)| (name.reference.clone(), image.named_digest.clone())).collect();
-    let context = if reads_context(&graph) { scan(directory, source.ignore).await? } else { BuildContext::default() };
-    let (sandbox, isolation) = sandbox(options, &graph, work.path()).await?;
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX);
-    let layers = Arc::new(Layers::new(registry.clone(), Arc::clone(work), threads));
+    let hashing_threads = options.cache.as_ref().map(|_| threads);
+    let context = if reads_context(&graph) {
+        scan(directory, source.ignore, &graph, hashing_threads).await?
+    } else {
+        BuildContext::default()
+    };
+    let (sandbox, isolation, isolation_missing) = sandbox(options, &graph, work.path()).await?;
+    let cache = options.cache.as_ref().map(|cache| {
+        let places = cache.places.clone();
+        Arc::new(Cache::new(registry.clone(), Arc::clone(progress), work.path(), places, cache.writes))
+    });
+    let store = options.cache_dir.as_deref().map(Layout::create).transpose()?;
+    let layers = Arc::new(Layers::new(registry.clone(), Arc::clone(work), cache.clone(), store, threads));
+    let uploader = Uploader::new(registry.clone(), Arc::clone(&layers), repositories(options));
+    let caching = cache.zip(options.cache.clone());
+    let caching = caching.map(|(cache, options)| Caching::new(cache, &layers, &uploader, options, now));
     let solver = Solver {
         dockerfile_name,
-        contexts: Arc::new(Contexts::new(context, options.contexts.clone())),
+        contexts: Arc::new(Contexts::new(context, options.contexts.clone(), hashing_threads)),
         remotes: Arc::new(Remotes::new(
             registry.clone(),
             Secrets::new(options.secrets.clone()),
             Arc::clone(work),
             options.work_limit_bytes,
         )),
+        registry: registry.clone(),
+        caching,
+        isolation_missing,
         images,
-        uploader: Uploader::new(registry.clone(), Arc::clone(&layers), repositories(options)),
+        uploader,
         layers,
         roots: Roots::default(),
         mounts: Mounts::default(),
@@ -188,12 +210,11 @@ async fn make(
         steps: 0.into(),
         graph,
     };
-    let (stage, stages) = solver.run().await?;
+    let solved = solver.run().await?;
     let target = &solver.graph.stages[solver.graph.target];
-    let image = assemble::image(&target.config, &stage, &options.annotations, solver.epoch)?;
-    let bytes_pushed = solver.uploader.finish().await?;
+    let image = assemble::image(&target.config, &solved.layers, &solved.history, &options.annotations, solver.epoch)?;
     if let Some(path) = &options.oci_layout {
-        write_layout(path, options, &solver, &stage.layers, &image).await?;
+        write_layout(path, options, &solver, &solved.layers, &image).await?;
     }
     if options.push {
         push(options, registry, &image).await?;
@@ -204,10 +225,11 @@ async fn make(
         adopted: false,
         isolation: isolation.map(|isolation| isolation.to_string()),
         bases,
-        stages,
+        stages: solved.stages,
         steps: solver.steps.load(Ordering::Relaxed),
-        bytes_pushed,
+        bytes_pushed: solved.bytes_pushed,
         bytes_pulled: solver.layers.bytes_pulled(),
+        cache: solver.caching.as_ref().map(Caching::report),
     })
 }
 
@@ -228,10 +250,23 @@ fn tell_warnings(
     if findings.violated.is_empty() { Ok(()) } else { Err(BuildError::Lint(findings.violated.names())) }
 }
 
-/// Lists the context off the runtime's threads.
-async fn scan(directory: Directory, ignore: Patterns) -> Result<BuildContext, BuildError> {
+/// Lists the context off the runtime's threads; with `hashing_threads`, reads the files that the keys of steps need.
+async fn scan(
+    directory: Directory,
+    ignore: Patterns,
+    graph: &Graph,
+    hashing_threads: Option<usize>,
+) -> Result<BuildContext, BuildError> {
+    let panicked = |_| SolveError::Internal("the thread that lists the context panicked");
     let scanned = tokio::task::spawn_blocking(move || BuildContext::scan(directory, 0, &ignore)).await;
-    Ok(scanned.map_err(|_| SolveError::Internal("the thread that lists the context panicked"))??)
+    let mut context = scanned.map_err(panicked)??;
+    let Some(threads) = hashing_threads else { return Ok(context) };
+    let files = context_files(graph, &context.view);
+    let hashed = tokio::task::spawn_blocking(move || {
+        context.hash(&|path| files.contains(path), threads)?;
+        Ok::<_, SolveError>(context)
+    });
+    Ok(hashed.await.map_err(panicked)??)
 }
 
 /// How messages call the Dockerfile: by its path in the context; one from elsewhere by its name.
@@ -335,16 +370,24 @@ fn reads_context(graph: &Graph) -> bool {
 }
 
 /// Asks the kernel what a RUN may do, if there is one. Without permission a Dockerfile without RUN still builds.
-async fn sandbox(options: &Options, graph: &Graph, work: &Path) -> Result<(Sandbox, Option<Isolation>), BuildError> {
+///
+/// With a cache that may have all RUN steps, what is missing is returned: the first that must be executed fails.
+async fn sandbox(
+    options: &Options,
+    graph: &Graph,
+    work: &Path,
+) -> Result<(Sandbox, Option<Isolation>, Option<String>), BuildError> {
     let sandbox = Sandbox::default();
     let run = operations(graph).any(|operation| matches!(operation, Operation::Run(_)));
     if !run && !options.require_userns {
-        return Ok((sandbox, None));
+        return Ok((sandbox, None, None));
     }
     match sandbox.probe(work).await {
         Isolation::None { reason } if options.require_userns => Err(BuildError::IsolationRequired(reason)),
-        Isolation::None { reason } if run => Err(BuildError::Isolation(reason)),
-        isolation => Ok((sandbox, Some(isolation))),
+        isolation @ Isolation::None { .. } if !run => Ok((sandbox, Some(isolation), None)),
+        Isolation::None { reason } if options.cache.is_some() => Ok((sandbox, None, Some(reason))),
+        Isolation::None { reason } => Err(BuildError::Isolation(reason)),
+        isolation => Ok((sandbox, Some(isolation), None)),
     }
 }
 

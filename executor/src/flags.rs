@@ -334,7 +334,8 @@ pub fn command() -> clap::Command {
 
 fn foreign(matches: &ArgMatches) -> Vec<ForeignFlag> {
     let switched_off =
-        |name: &str| matches.get_many::<String>(name).is_some_and(|mut values| values.all(|value| value == "false"));
+        // The flag alone has no value, and asks for it.
+        |name: &str| matches.get_many::<String>(name).is_some_and(|mut values| values.len() > 0 && values.all(|value| value == "false"));
     FOREIGN
         .iter()
         .filter(|(name, pointless)| {

@@ -51,6 +51,8 @@ pub struct Environment {
     pub registry_auth: Vec<Secret>,
     /// The docker `config.json` that wins for the destinations.
     pub push_auth: Option<Secret>,
+    /// When the program started, in seconds since 1970: what the age of cache entries is counted from.
+    pub now: i64,
 }
 
 /// Where a RUN secret's value is.

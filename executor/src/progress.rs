@@ -126,6 +126,11 @@ impl Progress {
         self.event("done", Some(step), result, Some(duration));
     }
 
+    /// Says why a step was not found in the cache.
+    pub fn step_missed(&self, step: &StepName, why: &str) {
+        self.event("miss", Some(step), why, None);
+    }
+
     /// Says something that is good to know.
     pub fn note(&self, text: &str) {
         self.event("note", None, text, None);
@@ -187,6 +192,7 @@ fn text_line(kind: &str, step: Option<&StepName>, text: &str, duration: Option<D
     match kind {
         "step" => format!("{name} {}", paint("1", text)),
         "output" => format!("{name} | {text}"),
+        "miss" => format!("{name} miss: {text}"),
         "done" => format!("{name} {} {text} {seconds}", paint("32", "done")),
         "warning" => format!("{} {text}", paint("33", "warning:")),
         _ => text.to_owned(),

@@ -31,6 +31,7 @@ pub fn report(
             result: Outcome::Succeeded,
             digest: built.digest.as_ref().map(ToString::to_string),
             isolation: built.isolation.clone(),
+            cache: built.cache.clone(),
             counters: Some(Counters {
                 steps: built.steps,
                 layers: built.layers,

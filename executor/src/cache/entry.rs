@@ -206,7 +206,7 @@ mod tests {
         };
         says("3 blobs", &|manifest| drop(manifest.layers.pop()));
         says("0 blobs", &|manifest| manifest.layers.clear());
-        says("no annotation dev.karve.layer.diffid", &|manifest| manifest.layers[0].annotations.retain(|_, _| false));
+        says("no annotation dev.karve.layer.step", &|manifest| manifest.layers[0].annotations.retain(|_, _| false));
         says("a layer of the type", &|manifest| manifest.layers.swap(0, 1));
         says("malformed", &|manifest| drop(manifest.annotations.insert(CREATED.into(), "yesterday".into())));
         says(STAGES, &|manifest| drop(manifest.annotations.insert(STAGES.into(), "{".into())));

@@ -28,6 +28,12 @@ pub const BASE: &str = "the base image";
 /// The part of a key that stands for what is copied from the build context.
 pub const CONTEXT_FILES: &str = "files of the context";
 
+/// The part of a content key that stands for the whole file system that a RUN sees.
+pub const ALL_FILES: &str = "all files";
+
+/// The part of a content key that stands for the files that a mount shows.
+pub const MOUNTED: &str = "the mounted files";
+
 /// Names what a step makes, by what it is made of.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

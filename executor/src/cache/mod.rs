@@ -7,4 +7,5 @@
 pub mod choose;
 pub mod entry;
 pub mod key;
+pub mod misses;
 pub mod store;

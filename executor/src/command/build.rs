@@ -94,9 +94,10 @@ fn summary(built: &Built, progress: &Progress) -> String {
         return "an earlier attempt had pushed this image: nothing was built".to_owned();
     }
     let isolation = built.isolation.as_deref().map(|mode| format!(", isolation {mode}")).unwrap_or_default();
+    let cached = built.cache.as_ref().map(|cache| format!(", {} of them cached", cache.hits)).unwrap_or_default();
     let stages = built.stages.iter().map(|stage| format!(", {} {:.1}s", stage.name, stage.duration.as_secs_f64()));
     format!(
-        "built in {:.1}s: {} steps, {} bytes of layers sent{isolation}{}",
+        "built in {:.1}s: {} steps{cached}, {} bytes of layers sent{isolation}{}",
         progress.elapsed().as_secs_f64(),
         built.steps,
         built.bytes_pushed,

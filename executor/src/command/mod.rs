@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use karve::{
     flags::{self, Command, LogFormat},
     options::Environment,
@@ -97,7 +98,7 @@ fn ended_by(signal: u8) -> ExitCode {
 /// Reads the environment, once. A process that is not dumpable shows it to nobody, and helpers start with an empty one.
 #[expect(clippy::disallowed_methods, reason = "the program reads its environment here and nowhere else")]
 fn environment() -> Environment {
-    let mut environment = Environment::default();
+    let mut environment = Environment { now: now(), ..Environment::default() };
     let mut registry_auth = Vec::new();
     for (name, value) in std::env::vars() {
         if let Some(number) = name.strip_prefix(REGISTRY_AUTH_PREFIX) {
@@ -114,6 +115,11 @@ fn environment() -> Environment {
         environment.registry_auth.extend(docker_config(&environment));
     }
     environment
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program is where the clock is read")]
+fn now() -> i64 {
+    Timestamp::now().as_second()
 }
 
 /// The docker `config.json` of the user: `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.

@@ -98,6 +98,11 @@ fn digests(
     results.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Returns the digest of a file's bytes.
+pub fn file(file: File) -> io::Result<Digest> {
+    digest(file, &mut vec![0; PIECE_BYTES])
+}
+
 fn digest(mut file: File, piece: &mut [u8]) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     loop {

@@ -104,6 +104,14 @@ impl Mount {
             Self::Secret(_) | Self::Ssh(_) | Self::Tmpfs { .. } => None,
         }
     }
+
+    /// Returns which of these files are mounted, as an absolute path.
+    pub fn source(&self) -> Option<&str> {
+        match self {
+            Self::Bind(BindMount { source, .. }) | Self::Cache(CacheMount { source, .. }) => Some(source),
+            Self::Secret(_) | Self::Ssh(_) | Self::Tmpfs { .. } => None,
+        }
+    }
 }
 
 /// COPY and ADD.

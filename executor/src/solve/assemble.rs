@@ -1,12 +1,12 @@
 //! The image's documents from the target stage: the configuration and the manifest. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::StageResult;
+use super::layers::StageLayer;
 use crate::image::{
-    config::ImageConfig,
+    config::{History, ImageConfig},
     digest::Digest,
     manifest::{self, Descriptor, OCI_CONFIG},
 };
@@ -29,17 +29,18 @@ pub struct Image {
 /// Puts the image together. `epoch` is its `created`, in seconds since 1970.
 pub fn image(
     config: &ImageConfig,
-    stage: &StageResult,
+    layers: &[Arc<StageLayer>],
+    history: &[History],
     annotations: &BTreeMap<String, String>,
     epoch: i64,
 ) -> Result<Image, serde_json::Error> {
     let mut config = config.clone();
     config.created = Timestamp::from_second(epoch).ok().map(|time| time.to_string());
-    config.rootfs.diff_ids = stage.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-    config.history.clone_from(&stage.history);
+    config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id.clone()).collect();
+    history.clone_into(&mut config.history);
     let config = serde_json::to_vec(&config)?;
     let config_descriptor = Descriptor::of(OCI_CONFIG, &config);
-    let layers: Vec<Descriptor> = stage.layers.iter().map(|layer| layer.descriptor.clone()).collect();
+    let layers: Vec<Descriptor> = layers.iter().map(|layer| layer.descriptor.clone()).collect();
     let manifest = manifest::manifest(&config_descriptor, &layers, annotations)?;
     let digest = Digest::of(&manifest);
     Ok(Image { config, config_descriptor, manifest, digest, layers })
@@ -47,14 +48,8 @@ pub fn image(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::{
-        image::{config::History, manifest::layer_media_type},
-        layer::Compression,
-        solve::layers::{Origin, StageLayer},
-    };
+    use crate::{image::manifest::layer_media_type, layer::Compression, solve::layers::Origin};
 
     fn layer(content: &[u8], compression: Compression) -> Arc<StageLayer> {
         let descriptor = Descriptor::of(layer_media_type(compression), content);
@@ -76,7 +71,7 @@ mod tests {
         let layers = vec![layer(b"base", Compression::Zstd), layer(b"own", Compression::Gzip)];
         let history = vec![record("ADD base", false), record("ENV PATH=/bin", true), record("COPY own /", false)];
         let annotations = [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())].into();
-        image(&config, &StageResult::of_image(layers, history), &annotations, 86_400).unwrap()
+        image(&config, &layers, &history, &annotations, 86_400).unwrap()
     }
 
     #[test]

@@ -31,6 +31,8 @@ const FILE_NAME: &str = "context";
 pub struct Contexts {
     main: BuildContext,
     named: Vec<Named>,
+    /// On how many threads the files of named contexts are hashed, if at all.
+    hashing_threads: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -41,10 +43,16 @@ struct Named {
 }
 
 impl Contexts {
-    /// Takes the build context, which may be empty when nothing reads it, and where the others are.
-    pub fn new(main: BuildContext, named: Vec<(String, ContextSource)>) -> Self {
+    /// Takes the build context, which may be empty when nothing reads it, and where the others are. With
+    /// `hashing_threads`, their views have the digests of all files.
+    pub fn new(main: BuildContext, named: Vec<(String, ContextSource)>, hashing_threads: Option<usize>) -> Self {
         let named = named.into_iter().map(|(name, source)| Named { name, source, opened: OnceCell::new() });
-        Self { main, named: named.collect() }
+        Self { main, named: named.collect(), hashing_threads }
+    }
+
+    /// The name of a named context, by its number from 1.
+    pub(super) fn name(&self, number: usize) -> &str {
+        number.checked_sub(1).and_then(|index| self.named.get(index)).map_or("", |named| &named.name)
     }
 
     /// The build context.
@@ -56,7 +64,16 @@ impl Contexts {
     pub(super) async fn named(&self, number: usize, remotes: &Remotes) -> Result<&View, SolveError> {
         let named = number.checked_sub(1).and_then(|index| self.named.get(index));
         let named = named.ok_or(SolveError::Internal("a named context has no such number"))?;
-        Ok(&named.opened.get_or_try_init(|| named.open(number, remotes)).await?.view)
+        let opened = named.opened.get_or_try_init(|| async {
+            let mut context = named.open(number, remotes).await?;
+            let Some(threads) = self.hashing_threads else { return Ok(context) };
+            blocking(move || {
+                context.hash(&|_| true, threads).map_err(SolveError::from)?;
+                Ok(context)
+            })
+            .await
+        });
+        Ok(&opened.await?.view)
     }
 
     /// Opens a file that one of the views lists.

@@ -44,8 +44,8 @@ use crate::{
 pub(super) const LAYER_BYTES_MAX: u64 = 1 << 40;
 
 impl StageRun<'_> {
-    /// Copies files and returns the layer.
-    pub(super) async fn copy(&mut self, operation: &Copy) -> Result<Arc<StageLayer>, StepError> {
+    /// Decides what a COPY or an ADD changes.
+    pub(super) async fn copy(&mut self, operation: &Copy) -> Result<Vec<Change>, StepError> {
         let solver = self.solver;
         let source = self.view_of(&operation.from).await?;
         let lower = self.state.view(solver).await?;
@@ -71,7 +71,7 @@ impl StageRun<'_> {
         };
         let plan = copy::plan(lower, &source, &request)?;
         plan.warnings.iter().for_each(|warning| solver.progress.warning(warning));
-        solver.write(plan.changes).await
+        Ok(plan.changes)
     }
 
     /// The files that a COPY or a mount takes from; waits for a stage that is not finished.

@@ -11,7 +11,7 @@ use karve_dockerfile::{chmod::InvalidChmod, ignore::IgnoreError};
 
 use super::remote::RemoteError;
 use crate::{
-    context::{directory::DirectoryError, view::BuildContextError},
+    context::{directory::DirectoryError, hash::UnreadableFile, view::BuildContextError},
     filesystem::{copy::CopyError, path::TreePath, users::UserError, view::ViewError},
     image::digest::Digest,
     layer::error::LayerError,
@@ -96,6 +96,14 @@ pub enum SolveError {
         /// Why.
         source: io::Error,
     },
+    /// A layer that an earlier build made cannot be had. The build begins again without it.
+    #[error("the layer {layer} of the cache cannot be used")]
+    Cached {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A defect of Karve.
     #[error("internal error: {0}; please report it")]
     Internal(&'static str),
@@ -110,6 +118,9 @@ pub enum StepError {
     /// Files cannot be copied so.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// No command can be run here.
+    #[error("RUN cannot be executed in this Pod: {0}")]
+    Isolation(String),
     /// `--chmod` has the wrong form.
     #[error(transparent)]
     Chmod(#[from] InvalidChmod),
@@ -196,6 +207,7 @@ impl StepError {
             Self::User(_) | Self::Copy(_) | Self::Chmod(_) | Self::Exclude(_) => Reason::DockerfileInvalid,
             Self::SecretMissing(_) | Self::SecretUnreadable { .. } | Self::AgentMissing(_) => Reason::SecretNotFound,
             Self::SecretNotText(_) => Reason::Unsupported,
+            Self::Isolation(_) => Reason::IsolationUnavailable,
             Self::RunFailed { .. } => Reason::RunFailed,
             Self::OutOfMemory(_) => Reason::OutOfMemory,
             Self::Sandbox(error) => reason_of_sandbox(error),
@@ -206,7 +218,25 @@ impl StepError {
     }
 }
 
+impl From<UnreadableFile> for SolveError {
+    fn from(UnreadableFile { path, source }: UnreadableFile) -> Self {
+        Self::Context { path, source }
+    }
+}
+
 impl SolveError {
+    /// The layer of the cache without which the build would not have failed.
+    pub fn unusable_layer(&self) -> Option<&Digest> {
+        match self {
+            Self::Cached { layer, .. } => Some(layer),
+            Self::Step { error, .. } => match &**error {
+                StepError::Solve(error) => error.unusable_layer(),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Wraps an error of a file in the work directory.
     pub fn file(path: &Path, source: io::Error) -> Self {
         Self::File { path: path.to_owned(), source }
@@ -225,6 +255,7 @@ impl SolveError {
                 BuildContextError::Directory(_) | BuildContextError::Changed(_) => Reason::ContextInvalid,
             },
             Self::Context { source, .. } | Self::File { source, .. } => reason_of(source),
+            Self::Cached { .. } => Reason::RegistryUnavailable,
             Self::Internal(_) => Reason::Internal,
         }
     }
@@ -309,7 +340,7 @@ pub fn reason_of(error: &io::Error) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{image::config::History, plan::graph::Operation, report::explain};
+    use crate::{image::config::History, plan::graph::Operation, progress::explain};
 
     fn step(line: usize, text: &str) -> Step {
         Step { text: text.into(), line, operation: Operation::Metadata, history: History::default() }

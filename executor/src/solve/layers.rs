@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    error::Error,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -14,15 +15,24 @@ use std::{
 
 use tokio::sync::{OnceCell, Semaphore};
 
-use super::{error::SolveError, work::WorkDirectory};
+use super::{
+    error::SolveError,
+    indexes::{self, InvalidIndex},
+    work::WorkDirectory,
+};
 use crate::{
+    cache::{
+        entry::EntryLayer,
+        store::{self, Cache, Content, Part},
+    },
     filesystem::index::Index,
     image::{
         digest::Digest,
         manifest::{Descriptor, layer_media_type},
     },
     layer::{Compression, Layer, read},
-    registry::{ImageSource, Registry},
+    progress::explain,
+    registry::{ImageSource, Registry, RegistryError, layout::Layout},
 };
 
 /// A layer of a stage.
@@ -39,6 +49,7 @@ pub struct StageLayer {
     blob: OnceCell<PathBuf>,
     index: OnceCell<Arc<Index>>,
     index_file: OnceCell<PathBuf>,
+    packed_index: OnceCell<Part>,
 }
 
 /// Where a layer's bytes come from.
@@ -48,6 +59,18 @@ pub enum Origin {
     Written,
     /// They are part of a base image, which is here.
     Base(ImageSource),
+    /// An earlier build made them, and its cache entry is here, with the index.
+    Cached(ImageSource, Descriptor),
+}
+
+impl Origin {
+    /// Returns where the bytes can be fetched, if anywhere.
+    pub const fn source(&self) -> Option<&ImageSource> {
+        match self {
+            Self::Written => None,
+            Self::Base(source) | Self::Cached(source, _) => Some(source),
+        }
+    }
 }
 
 /// Fetches and reads layers.
@@ -55,6 +78,12 @@ pub enum Origin {
 pub struct Layers {
     registry: Registry,
     work: Arc<WorkDirectory>,
+    /// Where the indexes of base layers may be, and go.
+    cache: Option<Arc<Cache>>,
+    /// Keeps the layers of base images from one build to the next.
+    store: Option<Layout>,
+    /// The layers of base images whose index was made here.
+    indexed: Mutex<Vec<Arc<StageLayer>>>,
     /// The layers of base images by diffID: two stages on one base share them.
     known: Mutex<HashMap<Digest, Arc<StageLayer>>>,
     /// Bounds how many layers are decompressed at once.
@@ -65,17 +94,27 @@ pub struct Layers {
 impl StageLayer {
     /// A layer of which neither the file nor the index is here yet.
     pub(super) fn new(diff_id: Digest, descriptor: Descriptor, compression: Compression, origin: Origin) -> Self {
-        let (blob, index, index_file) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { diff_id, descriptor, compression, origin, blob, index, index_file }
+        let (blob, index) = (OnceCell::new(), OnceCell::new());
+        let (index_file, packed_index) = (OnceCell::new(), OnceCell::new());
+        Self { diff_id, descriptor, compression, origin, blob, index, index_file, packed_index }
     }
 }
 
 impl Layers {
-    /// `threads` bounds the layers that are read at once.
-    pub fn new(registry: Registry, work: Arc<WorkDirectory>, threads: usize) -> Self {
+    /// `threads` bounds the layers that are read at once; `store` keeps layers of base images.
+    pub fn new(
+        registry: Registry,
+        work: Arc<WorkDirectory>,
+        cache: Option<Arc<Cache>>,
+        store: Option<Layout>,
+        threads: usize,
+    ) -> Self {
         Self {
             registry,
             work,
+            cache,
+            store,
+            indexed: Mutex::default(),
             known: Mutex::default(),
             readers: Semaphore::new(threads.max(1)),
             bytes_pulled: 0.into(),
@@ -119,6 +158,25 @@ impl Layers {
         stage_layer
     }
 
+    /// Registers a layer that an earlier build made.
+    pub fn cached(&self, layer: &EntryLayer, compression: Compression, source: ImageSource) -> Arc<StageLayer> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(&layer.diff_id).filter(|known| known.descriptor.digest == layer.layer.digest) {
+            return Arc::clone(known);
+        }
+        let origin = Origin::Cached(source, layer.index.clone());
+        let cached = StageLayer::new(layer.diff_id.clone(), layer.layer.clone(), compression, origin);
+        let cached = Arc::new(cached);
+        known.insert(layer.diff_id.clone(), Arc::clone(&cached));
+        cached
+    }
+
+    /// Forgets a layer that an earlier build made, so that it may be made again.
+    pub(super) fn forget(&self, layer: &Digest) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, known| known.descriptor.digest != *layer || !matches!(known.origin, Origin::Cached(..)));
+    }
+
     /// Finds a layer of this build by the digest of its tar stream.
     pub fn find(&self, diff_id: &Digest) -> Option<Arc<StageLayer>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(diff_id).cloned()
@@ -126,56 +184,155 @@ impl Layers {
 
     /// Returns the file with the layer's compressed bytes, fetching it when it is not here yet.
     pub async fn blob<'a>(&self, layer: &'a StageLayer) -> Result<&'a PathBuf, SolveError> {
-        layer
-            .blob
-            .get_or_try_init(|| async {
-                match &layer.origin {
-                    Origin::Written => Err(SolveError::Internal("a written layer has no file")),
-                    Origin::Base(source) => {
-                        let path = self.work.path().join(layer.descriptor.digest.hex());
-                        match source {
-                            ImageSource::Registry(reference) => {
-                                self.registry.fetch_blob(reference.repository(), &layer.descriptor, &path).await?;
-                                let bytes = layer.descriptor.size.try_into().unwrap_or(i64::MAX);
-                                self.bytes_pulled.fetch_add(bytes, Ordering::Relaxed);
-                            }
-                            ImageSource::Layout(layout) => layout.fetch_blob(&layer.descriptor, &path).await?,
-                        }
-                        Ok(path)
-                    }
+        let blob = layer.blob.get_or_try_init(|| async {
+            let path = self.work.path().join(layer.descriptor.digest.hex());
+            match &layer.origin {
+                Origin::Written => return Err(SolveError::Internal("a written layer has no file")),
+                Origin::Base(source) => self.fetch_base(source, &layer.descriptor, &path).await?,
+                Origin::Cached(source, _) => {
+                    self.fetch(source, &layer.descriptor, &path).await.map_err(|error| unusable(layer, error))?;
                 }
-            })
-            .await
+            }
+            Ok(path)
+        });
+        blob.await
+    }
+
+    async fn fetch(&self, source: &ImageSource, descriptor: &Descriptor, path: &Path) -> Result<(), RegistryError> {
+        store::fetch_blob(&self.registry, source, descriptor, path).await?;
+        if matches!(source, ImageSource::Registry(_)) {
+            self.bytes_pulled.fetch_add(descriptor.size.try_into().unwrap_or(i64::MAX), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Takes a layer of a base image out of the store, which keeps it if it has to be fetched.
+    async fn fetch_base(
+        &self,
+        source: &ImageSource,
+        descriptor: &Descriptor,
+        path: &Path,
+    ) -> Result<(), RegistryError> {
+        let Some(store) = self.store.as_ref().filter(|_| matches!(source, ImageSource::Registry(_))) else {
+            return self.fetch(source, descriptor, path).await;
+        };
+        match store.fetch_blob(descriptor, path).await {
+            Ok(()) => return Ok(()),
+            Err(error) => tracing::debug!(%error, "the directory of layers has not this one"),
+        }
+        self.fetch(source, descriptor, path).await?;
+        if let Err(error) = store.push_blob(descriptor, path).await {
+            tracing::warn!(error = explain(&error), "a layer cannot be kept in --cache-dir");
+        }
+        Ok(())
     }
 
     /// Returns what the layer holds, reading it when nobody has yet.
-    pub async fn index(&self, layer: &StageLayer) -> Result<Arc<Index>, SolveError> {
+    pub async fn index(&self, layer: &Arc<StageLayer>) -> Result<Arc<Index>, SolveError> {
         let index = layer.index.get_or_try_init(|| async {
-            let path = self.blob(layer).await?.clone();
-            let permit = self.readers.acquire().await.map_err(|_| SolveError::Internal("the readers are gone"))?;
-            let compression = layer.compression;
-            let index = blocking(move || {
-                let file = File::open(&path).map_err(|source| SolveError::file(&path, source))?;
-                read::index(file, compression).map_err(SolveError::from)
-            })
-            .await?;
-            drop(permit);
-            if index.diff_id != layer.diff_id {
-                return Err(SolveError::DiffId {
-                    layer: layer.descriptor.digest.clone(),
-                    expected: layer.diff_id.clone(),
-                    found: index.diff_id,
-                });
+            if let Origin::Cached(source, descriptor) = &layer.origin {
+                let known = self.known_index(layer, source, descriptor).await;
+                return known.map_err(|error| unusable(layer, error));
             }
-            Ok(Arc::new(index))
+            if let Some(index) = self.kept_index(layer).await {
+                return Ok(index);
+            }
+            let index = self.read_index(layer).await?;
+            if self.cache.is_some() {
+                self.indexed.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(layer));
+            }
+            Ok(index)
         });
         index.await.cloned()
     }
 
+    /// Reads the layer itself.
+    async fn read_index(&self, layer: &StageLayer) -> Result<Arc<Index>, SolveError> {
+        let path = self.blob(layer).await?.clone();
+        let permit = self.readers.acquire().await.map_err(|_| SolveError::Internal("the readers are gone"))?;
+        let compression = layer.compression;
+        let index = blocking(move || {
+            let file = File::open(&path).map_err(|source| SolveError::file(&path, source))?;
+            read::index(file, compression).map_err(SolveError::from)
+        })
+        .await?;
+        drop(permit);
+        if index.diff_id != layer.diff_id {
+            return Err(SolveError::DiffId {
+                layer: layer.descriptor.digest.clone(),
+                expected: layer.diff_id.clone(),
+                found: index.diff_id,
+            });
+        }
+        Ok(Arc::new(index))
+    }
+
+    /// Looks in the cache for the index of a base layer; whatever is wrong with it, the layer itself can be read.
+    async fn kept_index(&self, layer: &StageLayer) -> Option<Arc<Index>> {
+        let cache = self.cache.as_ref()?;
+        let tag = indexes::tag(&layer.descriptor.digest);
+        let found = cache.find(&tag, indexes::INDEX_TYPE).await?;
+        let descriptor = found.manifest.layers.first()?;
+        match self.known_index(layer, &found.source, descriptor).await {
+            Ok(index) => Some(index),
+            Err(error) => {
+                cache.warn(&format!("the index `{tag}` in the cache is not used: {}", explain(&*error)));
+                None
+            }
+        }
+    }
+
+    /// Fetches an index. Its JSON becomes the file for helper processes.
+    async fn known_index(
+        &self,
+        layer: &StageLayer,
+        source: &ImageSource,
+        descriptor: &Descriptor,
+    ) -> Result<Arc<Index>, Box<dyn Error + Send + Sync>> {
+        let packed = store::read_blob(&self.registry, source, descriptor, indexes::PACKED_BYTES_MAX).await?;
+        let (diff_id, path) = (layer.diff_id.clone(), self.work.unused("index"));
+        let file = path.clone();
+        let unpacked = tokio::task::spawn_blocking(move || {
+            let (index, json) = indexes::unpack(&packed, &diff_id)?;
+            std::fs::write(&file, json)?;
+            Ok::<_, InvalidIndex>(index)
+        });
+        let index = unpacked.await??;
+        // Nobody else sets it: the index comes first.
+        layer.index_file.get_or_init(|| async { path }).await;
+        Ok(Arc::new(index))
+    }
+
+    /// Returns the layer's index as it is kept in the cache.
+    pub(super) async fn packed_index(&self, layer: &Arc<StageLayer>) -> Result<Part, SolveError> {
+        let packed = layer.packed_index.get_or_try_init(|| async {
+            if let Origin::Cached(source, descriptor) = &layer.origin {
+                return Ok(Part { descriptor: descriptor.clone(), content: Content::Elsewhere(source.clone()) });
+            }
+            let (index, path) = (self.index(layer).await?, self.work.unused("packed-index"));
+            blocking(move || {
+                let failed = |source| SolveError::file(&path, source);
+                let (descriptor, bytes) = indexes::pack(&index).map_err(failed)?;
+                std::fs::write(&path, bytes).map_err(failed)?;
+                Ok(Part { descriptor, content: Content::File(path, Vec::new()) })
+            })
+            .await
+        });
+        packed.await.cloned()
+    }
+
+    /// The layers of base images whose index was made here since this was asked last.
+    pub(super) fn take_indexed(&self) -> Vec<Arc<StageLayer>> {
+        let mut indexed = std::mem::take(&mut *self.indexed.lock().unwrap_or_else(PoisonError::into_inner));
+        indexed.retain(|layer| matches!(layer.origin, Origin::Base(_)));
+        indexed
+    }
+
     /// Returns a file with the index as JSON, for the helper processes of the sandbox.
-    pub async fn index_file<'a>(&self, layer: &'a StageLayer) -> Result<&'a PathBuf, SolveError> {
+    pub async fn index_file<'a>(&self, layer: &'a Arc<StageLayer>) -> Result<&'a PathBuf, SolveError> {
+        // An index from the cache comes as a file.
+        let index = self.index(layer).await?;
         let file = layer.index_file.get_or_try_init(|| async {
-            let index = self.index(layer).await?;
             let path = self.work.unused("index");
             let target = path.clone();
             blocking(move || save(&index, &target)).await?;
@@ -183,6 +340,11 @@ impl Layers {
         });
         file.await
     }
+}
+
+/// The layer of a cache entry cannot be had: the build has to do without.
+fn unusable(layer: &StageLayer, error: impl Into<Box<dyn Error + Send + Sync>>) -> SolveError {
+    SolveError::Cached { layer: layer.descriptor.digest.clone(), source: error.into() }
 }
 
 /// Writes an index into a new file, for a helper process.
@@ -209,7 +371,7 @@ mod tests {
     fn an_image_cannot_pass_its_blob_off_as_a_layer_of_another() {
         let parent = tempfile::tempdir().unwrap();
         let registry = Registry::new(RegistryOptions::default()).unwrap();
-        let layers = Layers::new(registry, Arc::new(WorkDirectory::create(parent.path()).unwrap()), 1);
+        let layers = Layers::new(registry, Arc::new(WorkDirectory::create(parent.path()).unwrap()), None, None, 1);
         let claimed = Digest::of(b"the layer");
         let layer = |blob: &[u8]| {
             let descriptor = Descriptor::of(layer_media_type(Compression::Gzip), blob);

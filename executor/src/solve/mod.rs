@@ -10,14 +10,19 @@
 pub mod agents;
 pub mod assemble;
 mod caches;
+pub mod caching;
 pub mod contexts;
 mod copy;
+pub mod definitions;
 pub mod error;
+mod indexes;
 pub mod layers;
 mod mounts;
 pub mod remote;
 mod remove;
+mod reuse;
 mod rootfs;
+mod saves;
 pub mod secrets;
 mod stage;
 pub mod upload;
@@ -37,10 +42,12 @@ use tokio::sync::watch;
 
 use self::{
     agents::Agents,
+    caching::Caching,
     contexts::Contexts,
     error::{SolveError, StepError},
-    layers::Layers,
+    layers::{Layers, StageLayer},
     remote::Remotes,
+    reuse::Reuse,
     secrets::Secrets,
     stage::StageRun,
     upload::Uploader,
@@ -48,11 +55,15 @@ use self::{
 };
 pub use self::{mounts::Mounts, rootfs::Roots, stage::StageResult};
 use crate::{
+    image::config::History,
     plan::graph::{Base, Graph, ImageName, Operation, Source},
-    progress::Progress,
-    registry::BaseImage,
+    progress::{Progress, explain},
+    registry::{BaseImage, Registry},
     sandbox::client::Sandbox,
 };
+
+/// How often a build begins again because a layer of the cache cannot be had.
+const TRIES_MAX: usize = 20;
 
 /// Everything that the steps of a build share.
 #[derive(Debug)]
@@ -65,6 +76,12 @@ pub struct Solver {
     pub contexts: Arc<Contexts>,
     /// What ADD takes from elsewhere.
     pub remotes: Arc<Remotes>,
+    /// The client for what the cache holds.
+    pub registry: Registry,
+    /// The cache, if one is used.
+    pub caching: Option<Caching>,
+    /// Why no RUN can be executed, if that is so.
+    pub isolation_missing: Option<String>,
     /// The images that the graph names.
     pub images: BTreeMap<ImageName, BaseImage>,
     /// Layers and their indexes, each fetched once.
@@ -95,6 +112,19 @@ pub struct Solver {
     pub steps: AtomicI64,
 }
 
+/// A finished build.
+#[derive(Debug)]
+pub struct Solved {
+    /// The layers of the image, lowest first.
+    pub layers: Vec<Arc<StageLayer>>,
+    /// Its history.
+    pub history: Vec<History>,
+    /// How long each stage took.
+    pub stages: Vec<StageTime>,
+    /// Bytes of layers that were sent to the destinations.
+    pub bytes_pushed: i64,
+}
+
 /// How long a stage took.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageTime {
@@ -105,31 +135,75 @@ pub struct StageTime {
 }
 
 impl Solver {
-    /// Runs the graph and returns the target stage's layers and history, with the time of every stage.
+    /// Builds the target stage, or takes it from the cache, and waits until its layers are in the registry. What can be used
+    /// by later builds is kept, also of a build that fails.
+    ///
+    /// A build that trusted an entry whose layers cannot be had begins again without that entry.
+    pub async fn run(&self) -> Result<Solved, SolveError> {
+        let mut tries = 0;
+        let result = loop {
+            let reuse = match &self.caching {
+                Some(caching) => self.reuse(caching).await,
+                None => Reuse::nothing(self.graph.stages.len()),
+            };
+            let result = self.run_with(&reuse).await;
+            if let (Err(error), Some(caching)) = (&result, &self.caching)
+                && let Some(layer) = error.unusable_layer()
+                && tries < TRIES_MAX
+            {
+                tries += 1;
+                caching.cache.warn(&format!("{}: the build begins again without it", explain(error)));
+                self.uploader.abandon();
+                self.layers.forget(layer);
+                caching.without(layer);
+                continue;
+            }
+            if let Some(caching) = self.caching.as_ref().filter(|caching| caching.report().misses > 0) {
+                self.keep_record(caching, &reuse);
+            }
+            break result;
+        };
+        if let Some(caching) = &self.caching {
+            caching.saves.finish().await;
+        }
+        result
+    }
+
+    async fn run_with(&self, reuse: &Reuse) -> Result<Solved, SolveError> {
+        let (target, stages) = self.stages(reuse).await?;
+        let bytes_pushed = self.uploader.finish().await?;
+        Ok(Solved { layers: target.layers.clone(), history: self.history(self.graph.target)?, stages, bytes_pushed })
+    }
+
+    /// Runs the stages that are needed, side by side.
     ///
     /// The first error ends the build: the other stages are dropped, and with them their processes.
-    pub async fn run(&self) -> Result<(Arc<StageResult>, Vec<StageTime>), SolveError> {
+    async fn stages(&self, reuse: &Reuse) -> Result<(Arc<StageResult>, Vec<StageTime>), SolveError> {
         let slots: Vec<_> = self.graph.stages.iter().map(|_| watch::channel(None).0).collect();
         let uploaded = self.uploaded_stages();
-        let stages = self.graph.stages.iter().enumerate().map(|(number, stage)| {
+        let needed = (0..slots.len()).filter(|number| reuse.needed[*number]);
+        let stages = needed.map(|number| {
             let (slots, uploaded) = (&slots, uploaded[number]);
             async move {
-                let mut run = StageRun::start(self, stage, slots, uploaded).await?;
+                let mut run = StageRun::start(self, number, slots, reuse, uploaded).await?;
                 let started = Instant::now();
                 run.steps().await?;
                 slots[number].send_replace(Some(Arc::new(run.finish())));
-                Ok::<_, SolveError>(StageTime { name: stage.name.clone(), duration: started.elapsed() })
+                let name = self.graph.stages[number].name.clone();
+                Ok::<_, SolveError>(StageTime { name, duration: started.elapsed() })
             }
         });
-        let (times, _) = try_join(try_join_all(stages), self.fetch_remotes()).await?;
+        let (times, _) = try_join(try_join_all(stages), self.fetch_remotes(reuse)).await?;
         let target =
             slots[self.graph.target].borrow().clone().ok_or(SolveError::Internal("the target stage has no result"))?;
         Ok((target, times))
     }
 
     /// Fetches what steps will take from elsewhere, all at once. The steps find it ready, or wait for it.
-    async fn fetch_remotes(&self) -> Result<Vec<()>, SolveError> {
-        let steps = self.graph.stages.iter().flat_map(|stage| stage.steps.iter().map(move |step| (stage, step)));
+    async fn fetch_remotes(&self, reuse: &Reuse) -> Result<Vec<()>, SolveError> {
+        let needed = self.graph.stages.iter().enumerate().filter(|(number, _)| reuse.needed[*number]);
+        let steps = needed
+            .flat_map(|(number, stage)| stage.steps[reuse.first_step(number)..].iter().map(move |step| (stage, step)));
         let fetches = steps.flat_map(|(stage, step)| {
             let sources = match &step.operation {
                 Operation::Copy(copy) => copy.sources.as_slice(),

@@ -28,12 +28,14 @@ use crate::{
         directory::{Directory, DirectoryError},
         git, git_reason,
         git_source::{Checkout, GitCredentials, GitError, GitReference, GitSource},
+        hash,
     },
     filesystem::{
         entry::{Action, Kind, Location},
         path::TreePath,
         view::{Node, View, ViewError},
     },
+    image::digest::Digest,
     plan::remote::{Remote, RemoteFile, RemoteRepository, is_commit, without_userinfo},
     registry::{
         Registry,
@@ -59,6 +61,7 @@ pub(super) struct FetchedTree {
     pub(super) view: View,
     /// The directory of it that is wanted.
     pub(super) root: TreePath,
+    pub(super) commit: String,
     pub(super) commit_time: i64,
 }
 
@@ -201,6 +204,13 @@ impl Remotes {
         fetched.await.clone()
     }
 
+    /// Returns the digest of a file; `None` where it cannot be fetched, which whoever needs it says.
+    pub(super) async fn file_digest(&self, remote: &Remote) -> Option<Digest> {
+        let FetchedSource::File(file) = self.get(remote).await.ok()? else { return None };
+        let digest = tokio::task::spawn_blocking(move || hash::file(fs::File::open(file.path)?)).await.ok()?;
+        digest.inspect_err(|error| tracing::debug!(%error, "a fetched file has no digest")).ok()
+    }
+
     async fn file(&self, file: &RemoteFile) -> Result<FetchedFile, RemoteError> {
         let url = parse_url(&file.url)?;
         let authorization = self.http_authorization(url.host_str().unwrap_or_default())?;
@@ -252,7 +262,7 @@ impl Remotes {
         if !view.get(&root).is_some_and(Node::is_directory) {
             return Err(RemoteError::NoDirectory { url: shown(&url), path: wanted.sub_directory.clone() });
         }
-        Ok(FetchedTree { view, root, commit_time: checkout.commit_time })
+        Ok(FetchedTree { view, root, commit: checkout.commit, commit_time: checkout.commit_time })
     }
 
     /// The credentials for a repository: BuildKit's names of secrets, those with the host first, and headers before tokens.

@@ -61,6 +61,9 @@ impl StageRun<'_> {
 
     async fn execute(&mut self, run: &Run, name: &StepName) -> Result<Arc<StageLayer>, StepError> {
         let solver = self.solver;
+        if let Some(reason) = &solver.isolation_missing {
+            return Err(StepError::Isolation(reason.clone()));
+        }
         let user = users::resolve_user(self.state.view(solver).await?, &run.user)?;
         let mut environment = run.environment.clone();
         environment.extend(run.proxies.clone());
@@ -162,12 +165,12 @@ impl Solver {
     }
 
     /// What the sandbox needs to unpack a layer.
-    async fn packed(&self, layer: &StageLayer) -> Result<Archive, SolveError> {
+    async fn packed(&self, layer: &Arc<StageLayer>) -> Result<Archive, SolveError> {
         let blob = self.layers.blob(layer).await?.clone();
         Ok(Archive { blob, compression: layer.compression, index: self.index_file(layer).await? })
     }
 
-    async fn index_file(&self, layer: &StageLayer) -> Result<PathBuf, SolveError> {
+    async fn index_file(&self, layer: &Arc<StageLayer>) -> Result<PathBuf, SolveError> {
         self.layers.index_file(layer).await.cloned()
     }
 

@@ -1,21 +1,37 @@
 //! One stage: starts from its base and walks its steps; every step that touches the file system adds one layer.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
+use karve_api::MissReport;
 
 use super::{
     Slots, Solver,
+    caching::{Caching, Lookup, Made},
+    definitions::platform,
     error::{SolveError, StepError},
-    layers::StageLayer,
+    layers::{Origin, StageLayer},
     result_of,
+    reuse::{Reuse, stack_of, stages_read},
     rootfs::Rootfs,
+    saves::Finished,
 };
 use crate::{
-    filesystem::{copy, users, view::View},
-    image::{config::History, manifest::layer_compression},
-    plan::graph::{Base, ImageName, Operation, Stage, Step},
+    cache::{
+        entry,
+        key::{self, Key},
+    },
+    filesystem::{
+        copy,
+        entry::Change,
+        path::TreePath,
+        users,
+        view::{View, digest_of_changes},
+    },
+    image::{config::History, digest::Digest, manifest::layer_compression},
+    plan::graph::{Base, ImageName, Operation, Run, Stage, Step},
     progress::StepName,
+    registry::BaseImage,
 };
 
 /// The end of a stage: what other stages and the image take from it.
@@ -25,28 +41,49 @@ pub struct StageResult {
     pub layers: Vec<Arc<StageLayer>>,
     /// How many of them are the base image's: what other stages may have too.
     pub(super) base_layers: usize,
-    /// The history of the base and of every step.
-    pub history: Vec<History>,
+    /// The definitions of the steps that made the others.
+    pub(super) steps: Vec<Option<Key>>,
+    /// The results of other stages that went into the layers; `None` when two results of one stage did.
+    pub(super) stands_on: Option<BTreeMap<Key, Digest>>,
+    /// When the oldest of all that was made, in seconds since 1970.
+    pub(super) created: i64,
     /// The merged file system, as far as somebody asked for it: how many layers it holds, and the view.
     view: (usize, View),
     /// The root file system on disk, when a RUN made one.
     pub(super) rootfs: Option<Rootfs>,
 }
 
-/// A stage that is being built.
-pub(super) struct StageRun<'a> {
-    pub(super) solver: &'a Solver,
-    stage: &'a Stage,
-    pub(super) slots: &'a Slots,
-    /// Whether the layers become part of the image.
-    uploaded: bool,
-    pub(super) state: StageResult,
-}
-
 impl StageResult {
     /// Starts from an image, or from nothing.
-    pub(super) fn of_image(layers: Vec<Arc<StageLayer>>, history: Vec<History>) -> Self {
-        Self { base_layers: layers.len(), layers, history, ..Self::default() }
+    pub(super) fn of_image(layers: Vec<Arc<StageLayer>>) -> Self {
+        let (stands_on, created) = (Some(BTreeMap::new()), i64::MAX);
+        Self { base_layers: layers.len(), layers, stands_on, created, ..Self::default() }
+    }
+
+    /// Adds the layer of a step.
+    pub(super) fn push(&mut self, step: Option<Key>, layer: Arc<StageLayer>) {
+        self.steps.push(step);
+        self.layers.push(layer);
+    }
+
+    /// Names the result: two stages with the same layers are the same.
+    fn name(&self) -> Digest {
+        entry::stack(self.layers.iter().map(|layer| &layer.diff_id))
+    }
+
+    /// Remembers that files of another stage went into this one.
+    fn stand_on(&mut self, end: Option<&Key>, other: &Self) {
+        self.created = self.created.min(other.created);
+        let (Some(known), Some(end), Some(others)) = (&mut self.stands_on, end, &other.stands_on) else {
+            self.stands_on = None;
+            return;
+        };
+        for (end, result) in others.iter().map(|(end, result)| (end, result.clone())).chain([(end, other.name())]) {
+            if known.insert(end.clone(), result.clone()).is_some_and(|known| known != result) {
+                self.stands_on = None;
+                return;
+            }
+        }
     }
 
     /// Brings the view up to date with the layers and returns it; cheap when nothing was added.
@@ -61,45 +98,85 @@ impl StageResult {
     }
 }
 
+/// A stage that is being built.
+pub(super) struct StageRun<'a> {
+    pub(super) solver: &'a Solver,
+    number: usize,
+    stage: &'a Stage,
+    pub(super) slots: &'a Slots,
+    reuse: &'a Reuse,
+    /// Whether the layers become part of the image.
+    uploaded: bool,
+    pub(super) state: StageResult,
+}
+
+/// What a step has to do.
+enum Work<'a> {
+    /// Write a layer with these changes.
+    Write(Vec<Change>),
+    /// Run a command.
+    Run(&'a Run),
+}
+
+/// How a step came to its layer.
+enum How {
+    /// It was made, by whoever holds its result.
+    Made,
+    /// It was made here just now. The content key, if it has one.
+    Fresh(Option<Key>),
+    /// It was found by its content key.
+    Content(Key),
+}
+
 impl<'a> StageRun<'a> {
-    /// Waits for the stage below, or takes the base image.
+    /// Takes what is used of the cache; else waits for the stage below, or takes the base image.
     pub(super) async fn start(
         solver: &'a Solver,
-        stage: &'a Stage,
+        number: usize,
         slots: &'a Slots,
+        reuse: &'a Reuse,
         uploaded: bool,
     ) -> Result<Self, SolveError> {
-        let base = match &stage.base {
-            Base::Scratch => StageResult::default(),
-            Base::Stage(number) => StageResult::clone(&*result_of(slots, *number).await?),
-            Base::Image(name) => solver.image(name)?,
-        };
-        if uploaded && !matches!(stage.base, Base::Stage(_)) {
-            for layer in &base.layers {
-                solver.uploader.add(layer);
+        let stage = &solver.graph.stages[number];
+        let state = match (solver.reused(reuse, number)?, &stage.base) {
+            (Some(reused), _) => reused,
+            (None, Base::Scratch) => StageResult::of_image(Vec::new()),
+            (None, Base::Stage(below)) => {
+                let result = result_of(slots, *below).await?;
+                let mut state = StageResult::clone(&*result);
+                state.stand_on(reuse.end(*below), &result);
+                state
             }
+            (None, Base::Image(name)) => solver.image(name)?,
+        };
+        if uploaded {
+            // Those of the stage below were added there.
+            state.layers.iter().for_each(|layer| solver.uploader.add(layer));
         }
-        Ok(Self { solver, stage, slots, uploaded, state: base })
+        Ok(Self { solver, number, stage, slots, reuse, uploaded, state })
     }
 
-    /// Runs every step in order.
+    /// Runs every step in order, behind those that are taken from the cache.
     pub(super) async fn steps(&mut self) -> Result<(), SolveError> {
         let count = self.stage.steps.iter().filter(|step| step.operation != Operation::Metadata).count();
+        let first = self.reuse.first_step(self.number);
         let mut number = 0;
-        for step in &self.stage.steps {
-            if step.operation != Operation::Metadata {
-                number += 1;
-                let name = StepName { stage: self.stage.name.clone(), number, count };
-                self.solver.progress.step_started(&name, &step.text);
-                let started = Instant::now();
-                let result = self
-                    .step(step, &name)
-                    .await
-                    .map_err(|error| error.at(&self.solver.dockerfile_name, &self.stage.name, step))?;
-                self.solver.progress.step_finished(&name, &result, started.elapsed());
-                self.solver.count_step();
+        for (position, step) in self.stage.steps.iter().enumerate() {
+            if step.operation == Operation::Metadata {
+                continue;
             }
-            self.record(step);
+            number += 1;
+            let name = StepName { stage: self.stage.name.clone(), number, count };
+            self.solver.progress.step_started(&name, &step.text);
+            let started = Instant::now();
+            let result = if position < first {
+                self.taken(position + 1 == first)
+            } else {
+                let result = self.step(position, step, &name).await;
+                result.map_err(|error| error.at(&self.solver.dockerfile_name, &self.stage.name, step))?
+            };
+            self.solver.progress.step_finished(&name, &result, started.elapsed());
+            self.solver.count_step();
         }
         Ok(())
     }
@@ -109,43 +186,167 @@ impl<'a> StageRun<'a> {
         self.state
     }
 
-    /// Runs one step and says in a few words what it made.
-    async fn step(&mut self, step: &Step, name: &StepName) -> Result<String, StepError> {
-        let layer = match &step.operation {
-            Operation::Metadata => return Ok(String::new()),
-            Operation::Directory { path, user } => self.directory(path, user).await?,
-            Operation::Copy(operation) => self.copy(operation).await?,
-            Operation::Run(run) => self.run(run, name).await?,
-        };
-        let text = format!("{} ({} bytes)", layer.descriptor.digest, layer.descriptor.size);
-        if self.uploaded {
-            self.solver.uploader.add(&layer);
+    /// Counts a step whose layer came with an entry, and says so.
+    fn taken(&self, is_entry: bool) -> String {
+        self.solver.caching.iter().for_each(Caching::hit);
+        if is_entry { "cached (by definition)".into() } else { "cached (below a later step)".into() }
+    }
+
+    /// Makes one step, or finds what it makes, and says in a few words what that is.
+    async fn step(&mut self, position: usize, step: &'a Step, name: &StepName) -> Result<String, StepError> {
+        for stage in stages_read(&step.operation) {
+            let result = result_of(self.slots, stage).await?;
+            self.state.stand_on(self.reuse.end(stage), &result);
         }
-        self.state.layers.push(layer);
+        let definition = self.reuse.definition(self.number, position);
+        let mut how = How::Made;
+        let made = match (&self.solver.caching, definition) {
+            (Some(caching), Some(definition)) => {
+                let result = caching.result(&definition.key);
+                let made = result.get_or_try_init(|| async {
+                    let made;
+                    (made, how) = self.find_or_make(caching, position, step, name).await?;
+                    Ok::<_, StepError>(made)
+                });
+                made.await?.clone()
+            }
+            (caching, _) => {
+                if let Some(caching) = caching {
+                    self.missed(caching, position, step, name);
+                }
+                let work = self.work(&step.operation).await?;
+                Made { layer: self.make(work, name).await?, created: i64::MIN }
+            }
+        };
+        let text = self.outcome(&how, &made.layer);
+        if self.uploaded {
+            self.solver.uploader.add(&made.layer);
+        }
+        self.state.push(definition.map(|definition| definition.key.clone()), made.layer);
+        self.state.created = self.state.created.min(made.created);
+        self.save(step, how);
         Ok(text)
     }
 
-    /// WORKDIR: a layer with the directories that are missing, which may be none.
-    async fn directory(&mut self, path: &str, user: &str) -> Result<Arc<StageLayer>, StepError> {
+    /// Looks for a step by the content of what it sees, and makes it if that is not known.
+    async fn find_or_make(
+        &mut self,
+        caching: &Caching,
+        position: usize,
+        step: &'a Step,
+        name: &StepName,
+    ) -> Result<(Made, How), StepError> {
+        let is_cached = caching.caches(&step.operation);
+        let work = self.work(&step.operation).await?;
+        let content = if is_cached { self.content_key(&work).await? } else { None };
+        if let Some(key) = content.as_ref().filter(|_| caching.options.reads_steps)
+            && let Lookup::Entry(entry, source) = caching.find(key).await
+            && let Some(layer) = entry.layers.last()
+            && let Some(layer) = Caching::layer(&self.solver.layers, layer, &source)
+        {
+            caching.hit();
+            return Ok((Made { layer, created: entry.created }, How::Content(key.clone())));
+        }
+        self.missed(caching, position, step, name);
+        let layer = self.make(work, name).await?;
+        Ok((Made { layer, created: caching.now }, How::Fresh(content)))
+    }
+
+    /// Counts a step that has to be made, and says why.
+    fn missed(&self, caching: &Caching, position: usize, step: &Step, name: &StepName) {
+        let reason = self.solver.why(self.reuse, self.number, position);
+        self.solver.progress.step_missed(name, &reason);
+        let (stage, instruction) = (self.stage.name.clone(), step.text.clone());
+        let line = step.line.try_into().unwrap_or(i64::MAX);
+        caching.missed(MissReport { stage, line, instruction, reason });
+    }
+
+    fn outcome(&self, how: &How, layer: &StageLayer) -> String {
+        match (how, &self.solver.caching) {
+            (How::Content(_), _) => "cached (by content)".into(),
+            (How::Made, Some(caching)) if matches!(layer.origin, Origin::Cached(..)) => {
+                caching.hit();
+                "cached (by definition)".into()
+            }
+            (How::Made, Some(caching)) => {
+                caching.hit();
+                "made by another stage".into()
+            }
+            (How::Fresh(_) | How::Made, _) => format!("{} ({} bytes)", layer.descriptor.digest, layer.descriptor.size),
+        }
+    }
+
+    /// Keeps what was made, or found under another key, for the next build.
+    fn save(&self, step: &Step, how: How) {
+        let content = match how {
+            How::Made => return,
+            How::Fresh(content) => content,
+            How::Content(key) => Some(key),
+        };
+        let Some(caching) = self.solver.caching.as_ref().filter(|caching| caching.caches(&step.operation)) else {
+            return;
+        };
+        let (Some(stack), Some(stages)) = (stack_of(&self.state), self.state.stands_on.clone()) else { return };
+        let Some((definition, _)) = stack.last() else { return };
+        let (definition, created, in_image) = (definition.clone(), self.state.created, self.uploaded);
+        caching.saves.add(Finished { definition, content, stack, stages, created, in_image });
+    }
+
+    /// Decides what a step has to do; of COPY, ADD and WORKDIR all but the writing is done then.
+    async fn work(&mut self, operation: &'a Operation) -> Result<Work<'a>, StepError> {
+        Ok(match operation {
+            Operation::Metadata => return Err(SolveError::Internal("a step without a layer is made").into()),
+            Operation::Directory { path, user } => Work::Write(self.directory(path, user).await?),
+            Operation::Copy(operation) => Work::Write(self.copy(operation).await?),
+            Operation::Run(run) => Work::Run(run),
+        })
+    }
+
+    async fn make(&mut self, work: Work<'_>, name: &StepName) -> Result<Arc<StageLayer>, StepError> {
+        match work {
+            Work::Write(changes) => self.solver.write(changes).await,
+            Work::Run(run) => self.run(run, name).await,
+        }
+    }
+
+    /// The key by what the step sees; `None` where something was not read yet.
+    async fn content_key(&mut self, work: &Work<'_>) -> Result<Option<Key>, StepError> {
+        let run = match work {
+            Work::Write(changes) => return Ok(digest_of_changes(changes).map(|digest| key::layer(digest).key())),
+            Work::Run(run) => *run,
+        };
+        let mut mounted = Vec::with_capacity(run.mounts.len());
+        for mount in &run.mounts {
+            let Some(from) = mount.from() else {
+                mounted.push(None);
+                continue;
+            };
+            let view = self.view_of(from).await?;
+            // What is missing is said when it is mounted.
+            let source = mount.source().unwrap_or_default();
+            let Ok(resolved) = view.resolve(source.as_bytes(), &TreePath::ROOT) else { return Ok(None) };
+            let Some(digest) = view.digest(&resolved.path) else { return Ok(None) };
+            mounted.push(Some((key::MOUNTED.to_owned(), digest)));
+        }
+        let Some(files) = self.state.view(self.solver).await?.digest(&TreePath::ROOT) else { return Ok(None) };
+        let platform = platform(&self.stage.config);
+        Ok(Some(key::run(run, &platform, mounted, (key::ALL_FILES, &files)).key()))
+    }
+
+    /// WORKDIR: the directories that are missing, which may be none.
+    async fn directory(&mut self, path: &str, user: &str) -> Result<Vec<Change>, StepError> {
         let epoch = self.solver.epoch;
         let view = self.state.view(self.solver).await?;
         let owner =
             if user.is_empty() { (0, 0) } else { users::resolve_user(view, user).map(|user| (user.uid, user.gid))? };
-        let changes = copy::directory(view, path, owner, epoch)?;
-        self.solver.write(changes).await
-    }
-
-    /// Adds the step's history record; `empty_layer` was decided by the plan.
-    fn record(&mut self, step: &Step) {
-        let created = Timestamp::from_second(self.solver.epoch).ok().map(|time| time.to_string());
-        self.state.history.push(History { created, ..step.history.clone() });
+        Ok(copy::directory(view, path, owner, epoch)?)
     }
 }
 
 impl Solver {
-    /// The layers and the history of an image that the graph names.
+    /// The layers of an image that the graph names.
     pub(super) fn image(&self, name: &ImageName) -> Result<StageResult, SolveError> {
-        let image = self.images.get(name).ok_or(SolveError::Internal("an image of the graph was not resolved"))?;
+        let image = self.base_image(name)?;
         let mut layers = Vec::with_capacity(image.layers.len());
         for (descriptor, diff_id) in image.layers.iter().zip(&image.config.rootfs.diff_ids) {
             let unknown = || SolveError::LayerMediaType {
@@ -155,6 +356,23 @@ impl Solver {
             let compression = layer_compression(&descriptor.media_type).ok_or_else(unknown)?;
             layers.push(self.layers.base(diff_id, descriptor.clone(), compression, image.source.clone()));
         }
-        Ok(StageResult::of_image(layers, image.config.history_of_layers()))
+        Ok(StageResult::of_image(layers))
+    }
+
+    fn base_image(&self, name: &ImageName) -> Result<&BaseImage, SolveError> {
+        self.images.get(name).ok_or(SolveError::Internal("an image of the graph was not resolved"))
+    }
+
+    /// The history of a stage: that of its base, and one record for each step. It needs no step to have run.
+    pub(super) fn history(&self, number: usize) -> Result<Vec<History>, SolveError> {
+        let stage = &self.graph.stages[number];
+        let mut history = match &stage.base {
+            Base::Scratch => Vec::new(),
+            Base::Image(name) => self.base_image(name)?.config.history_of_layers(),
+            Base::Stage(below) => self.history(*below)?,
+        };
+        let created = Timestamp::from_second(self.epoch).ok().map(|time| time.to_string());
+        history.extend(stage.steps.iter().map(|step| History { created: created.clone(), ..step.history.clone() }));
+        Ok(history)
     }
 }

@@ -1,18 +1,18 @@
 //! Uploads: layers go to the destinations' repositories while later steps run; what a registry already has is not sent.
 
 use std::{
-    collections::BTreeSet,
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::OnceCell, task::JoinSet};
 
 use super::{
     error::SolveError,
-    layers::{Layers, Origin, StageLayer},
+    layers::{Layers, StageLayer},
 };
 use crate::{
     image::{digest::Digest, reference::Repository},
@@ -22,76 +22,90 @@ use crate::{
 /// Starts uploads and waits for them.
 #[derive(Debug)]
 pub struct Uploader {
+    uploads: Arc<Uploads>,
+    tasks: Mutex<JoinSet<Result<(), SolveError>>>,
+}
+
+/// Brings layers into repositories, each once.
+#[derive(Debug)]
+pub(super) struct Uploads {
     registry: Registry,
     layers: Arc<Layers>,
     repositories: Vec<Repository>,
-    tasks: Mutex<Tasks>,
-    bytes: Arc<AtomicI64>,
-}
-
-#[derive(Debug, Default)]
-struct Tasks {
-    started: BTreeSet<Digest>,
-    running: JoinSet<Result<(), SolveError>>,
+    done: Mutex<HashMap<(Repository, Digest), Arc<OnceCell<()>>>>,
+    bytes: AtomicI64,
 }
 
 impl Uploader {
-    /// Uploads to the given repositories; none when nothing is pushed.
+    /// Takes the repositories that every layer goes to; there are none when nothing is pushed.
     pub fn new(registry: Registry, layers: Arc<Layers>, repositories: Vec<Repository>) -> Self {
-        Self { registry, layers, repositories, tasks: Mutex::default(), bytes: Arc::default() }
+        let uploads = Uploads { registry, layers, repositories, done: Mutex::default(), bytes: 0.into() };
+        Self { uploads: Arc::new(uploads), tasks: Mutex::default() }
     }
 
     /// Begins to upload a layer; a layer that was added before is not sent again.
     pub fn add(&self, layer: &Arc<StageLayer>) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.repositories.is_empty() || !tasks.started.insert(layer.descriptor.digest.clone()) {
-            return;
-        }
-        for repository in &self.repositories {
-            let upload = Upload {
-                registry: self.registry.clone(),
-                layers: Arc::clone(&self.layers),
-                layer: Arc::clone(layer),
-                repository: repository.clone(),
-                bytes: Arc::clone(&self.bytes),
-            };
-            tasks.running.spawn(upload.run());
+        for repository in &self.uploads.repositories {
+            let (uploads, layer, repository) = (Arc::clone(&self.uploads), Arc::clone(layer), repository.clone());
+            tasks.spawn(async move { uploads.bring(&layer, &repository).await });
         }
     }
 
     /// Waits until everything that was added is in the registry, and returns how many bytes were sent.
     pub async fn finish(&self) -> Result<i64, SolveError> {
-        let mut running = std::mem::take(&mut self.tasks.lock().unwrap_or_else(PoisonError::into_inner).running);
-        while let Some(result) = running.join_next().await {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        while let Some(result) = tasks.join_next().await {
             result.map_err(|_| SolveError::Internal("an upload panicked"))??;
         }
-        Ok(self.bytes.load(Ordering::Relaxed))
+        Ok(self.uploads.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Gives up what is under way.
+    pub(super) fn abandon(&self) {
+        drop(std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner)));
+    }
+
+    /// What brings layers into repositories, for whoever sends the same layers elsewhere.
+    pub(super) fn uploads(&self) -> &Arc<Uploads> {
+        &self.uploads
     }
 }
 
-/// One layer to one repository.
-struct Upload {
-    registry: Registry,
-    layers: Arc<Layers>,
-    layer: Arc<StageLayer>,
-    repository: Repository,
-    bytes: Arc<AtomicI64>,
-}
+impl Uploads {
+    /// Returns the destinations that have a layer of the image, once they have it; empty when the upload failed.
+    pub(super) async fn homes(&self, layer: &Arc<StageLayer>) -> Vec<Repository> {
+        let mut homes = Vec::new();
+        for repository in &self.repositories {
+            match self.bring(layer, repository).await {
+                Ok(()) => homes.push(repository.clone()),
+                Err(error) => tracing::debug!(%error, "the upload reports this itself"),
+            }
+        }
+        homes
+    }
 
-impl Upload {
-    async fn run(self) -> Result<(), SolveError> {
-        let descriptor = &self.layer.descriptor;
-        if self.registry.blob_exists(&self.repository, &descriptor.digest).await? {
+    async fn bring(&self, layer: &Arc<StageLayer>, repository: &Repository) -> Result<(), SolveError> {
+        let cell = {
+            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(done.entry((repository.clone(), layer.descriptor.digest.clone())).or_default())
+        };
+        cell.get_or_try_init(|| self.upload(layer, repository)).await.copied()
+    }
+
+    async fn upload(&self, layer: &Arc<StageLayer>, repository: &Repository) -> Result<(), SolveError> {
+        let descriptor = &layer.descriptor;
+        if self.registry.blob_exists(repository, &descriptor.digest).await? {
             return Ok(());
         }
-        if let Origin::Base(ImageSource::Registry(source)) = &self.layer.origin
-            && self.registry.mount_blob(source.repository(), &self.repository, &descriptor.digest).await?
+        if let Some(ImageSource::Registry(source)) = layer.origin.source()
+            && self.registry.mount_blob(source.repository(), repository, &descriptor.digest).await?
         {
             return Ok(());
         }
-        let path = self.layers.blob(&self.layer).await?;
+        let path = self.layers.blob(layer).await?;
         let blob = Blob { digest: &descriptor.digest, size: descriptor.size, path };
-        if self.registry.push_blob(&self.repository, &blob, &[]).await? == Pushed::Uploaded {
+        if self.registry.push_blob(repository, &blob, &[]).await? == Pushed::Uploaded {
             self.bytes.fetch_add(descriptor.size.try_into().unwrap_or(i64::MAX), Ordering::Relaxed);
         }
         Ok(())

@@ -29,6 +29,17 @@ pub struct Read<'view> {
     pub node: &'view Node,
 }
 
+impl Read<'_> {
+    /// Returns the digest of the entry; of a root that is copied, only that it is a directory. `None` for a file that nobody
+    /// has read.
+    pub fn digest(&self) -> Option<Digest> {
+        match self.node {
+            Node::Directory(_) if self.name.is_root() => Some(Digest::of(b"directory")),
+            node => digest_of_entry(node.metadata(), node.kind()),
+        }
+    }
+}
+
 /// Lists everything that the sources bring, in the order of the copy. `excluded` and `parents` are those of a
 /// [`super::CopyRequest`].
 pub fn reads<'view>(
@@ -109,16 +120,11 @@ pub fn digest_of_reads(reads: &[Read<'_>]) -> Option<Digest> {
     for (number, read) in reads.iter().enumerate() {
         hasher.number(read.source as u64);
         hasher.field(read.name.as_bytes());
-        match read.node {
-            Node::Directory(_) if read.name.is_root() => hasher.field(b"directory"),
-            Node::Directory(_) => hasher.field(digest_of_entry(read.node.metadata(), read.node.kind())?.as_bytes()),
-            Node::File(file) => {
-                // Names of one file become names of one file.
-                let first = *first_names.entry(Arc::as_ptr(file)).or_insert(number);
-                hasher.number(first as u64);
-                hasher.field(digest_of_entry(&file.metadata, &file.kind)?.as_bytes());
-            }
+        if let Node::File(file) = read.node {
+            // Names of one file become names of one file.
+            hasher.number(*first_names.entry(Arc::as_ptr(file)).or_insert(number) as u64);
         }
+        hasher.field(read.digest()?.as_bytes());
     }
     Some(hasher.finish())
 }

@@ -1,0 +1,128 @@
+//! Layer indexes as they are kept in the cache: JSON, compressed with zstd. An index goes in and bytes come out, and back.
+//!
+//! What comes from a cache is checked: it may say what is in its layer, and point nowhere else.
+
+use std::io::{self, Read};
+
+use crate::{
+    cache::entry::INDEX_MEDIA_TYPE,
+    filesystem::{
+        entry::{Action, FileContent, Kind, Location},
+        index::Index,
+    },
+    image::{digest::Digest, manifest::Descriptor},
+};
+
+/// The kind of artifact that holds the index of a layer of a base image.
+pub(super) const INDEX_TYPE: &str = "application/vnd.karve.cache.index.v1";
+
+/// The largest index that is read, compressed and not: that of a layer of some 300,000 files.
+pub(super) const PACKED_BYTES_MAX: u64 = 64 << 20;
+const BYTES_MAX: u64 = 256 << 20;
+
+/// zstd's fastest that still halves it: an index is written once and read often, but small either way.
+const LEVEL: i32 = 1;
+
+/// Why bytes are no index.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InvalidIndex {
+    /// They cannot be decompressed.
+    #[error("it cannot be decompressed")]
+    Compression(#[from] io::Error),
+    /// It is larger than is read.
+    #[error("it is larger than {BYTES_MAX} bytes")]
+    TooLarge,
+    /// They are not the JSON of an index.
+    #[error("it is not an index")]
+    Json(#[from] serde_json::Error),
+    /// It is of another layer, or speaks of files elsewhere.
+    #[error("it is not the index of the layer {0}")]
+    Foreign(Digest),
+}
+
+/// The tag of the index of a layer, by the digest of the layer's bytes.
+pub(super) fn tag(layer: &Digest) -> String {
+    format!("index-{}", layer.hex())
+}
+
+/// Compresses an index.
+pub(super) fn pack(index: &Index) -> io::Result<(Descriptor, Vec<u8>)> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL)?;
+    serde_json::to_writer(&mut encoder, index)?;
+    let bytes = encoder.finish()?;
+    Ok((Descriptor::of(INDEX_MEDIA_TYPE, &bytes), bytes))
+}
+
+/// Reads an index that must be the one of the layer with this diffID. Returns it with its JSON.
+pub(super) fn unpack(packed: &[u8], diff_id: &Digest) -> Result<(Index, Vec<u8>), InvalidIndex> {
+    let mut json = Vec::new();
+    zstd::stream::read::Decoder::new(packed)?.take(BYTES_MAX + 1).read_to_end(&mut json)?;
+    if json.len() as u64 > BYTES_MAX {
+        return Err(InvalidIndex::TooLarge);
+    }
+    let index: Index = serde_json::from_slice(&json)?;
+    let is_own = |location: &Location| match location {
+        Location::Inline(_) => true,
+        Location::Layer(layer, _) => layer == diff_id,
+        Location::Context(..) | Location::Spool(_) => false,
+    };
+    let is_sound = |action: &Action| match action {
+        // Every file has a digest once its layer was read: keys and unpacking rely on it.
+        Action::Put(_, Kind::File(FileContent { digest, location, .. })) => digest.is_some() && is_own(location),
+        _ => true,
+    };
+    if index.diff_id != *diff_id || !index.changes.iter().all(|change| is_sound(&change.action)) {
+        return Err(InvalidIndex::Foreign(diff_id.clone()));
+    }
+    Ok((index, json))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::{
+        entry::{Change, Metadata},
+        path::TreePath,
+    };
+
+    fn index(location: Location, digest: Option<Digest>) -> Index {
+        let kind = Kind::File(FileContent { size: 1, digest, location });
+        let change = Change { path: TreePath::clean(b"a"), action: Action::Put(Metadata::default(), kind) };
+        Index { diff_id: Digest::of(b"layer"), changes: vec![change] }
+    }
+
+    #[test]
+    fn an_index_is_read_as_it_was_written() {
+        let digest = Digest::of(b"layer");
+        let own = index(Location::Layer(digest.clone(), TreePath::clean(b"a")), Some(Digest::of(b"a")));
+        let (descriptor, bytes) = pack(&own).unwrap();
+        assert_eq!(descriptor, Descriptor::of(INDEX_MEDIA_TYPE, &bytes));
+        assert_eq!(unpack(&bytes, &digest).unwrap().0, own);
+    }
+
+    #[test]
+    fn an_index_that_points_elsewhere_is_refused() {
+        let digest = Digest::of(b"layer");
+        let content = Some(Digest::of(b"a"));
+        let foreign = [
+            index(Location::Spool("/etc/shadow".into()), content.clone()),
+            index(Location::Context(0, TreePath::clean(b"a")), content.clone()),
+            index(Location::Layer(Digest::of(b"another"), TreePath::clean(b"a")), content.clone()),
+            index(Location::Layer(digest.clone(), TreePath::clean(b"a")), None),
+            Index { diff_id: Digest::of(b"another"), ..index(Location::Inline([1].into()), content) },
+        ];
+        for index in foreign {
+            let (_, bytes) = pack(&index).unwrap();
+            assert!(matches!(unpack(&bytes, &digest), Err(InvalidIndex::Foreign(_))), "{index:?}");
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let (_, bytes) = pack(&index(Location::Inline([1].into()), None)).unwrap();
+        assert!(unpack(&bytes[..bytes.len() - 3], &Digest::of(b"layer")).is_err());
+        assert!(unpack(b"garbage", &Digest::of(b"layer")).is_err());
+        let json = zstd::encode_all(&b"{}"[..], 1).unwrap();
+        assert!(matches!(unpack(&json, &Digest::of(b"layer")), Err(InvalidIndex::Json(_))));
+    }
+}

@@ -1,0 +1,248 @@
+//! What of earlier builds this one uses: keys go to the cache, all at once; the choice between what is found comes out, with
+//! an explanation for every step that has to be made.
+
+use std::{collections::BTreeMap, error::Error, io::Read, sync::Arc};
+
+use futures::{StreamExt, stream};
+
+use super::{
+    Solver,
+    caching::{Caching, Lookup, Made},
+    definitions::{Definitions, StepDefinition, platform},
+    error::SolveError,
+    layers::StageLayer,
+    stage::StageResult,
+};
+use crate::{
+    cache::{
+        choose::{self, Choice},
+        key::Key,
+        misses::{self, RECORD_BYTES_MAX, RECORD_MEDIA_TYPE, RECORD_TYPE, Record, RecordedStep},
+        store::{self, Artifact, Part},
+    },
+    plan::graph::{Base, From, Operation},
+    progress::explain,
+};
+
+/// Lookups under way at one time.
+const LOOKUPS_MAX: usize = 32;
+
+/// What is used, and what is known of the rest.
+#[derive(Debug, Default)]
+pub(super) struct Reuse {
+    pub(super) definitions: Definitions,
+    /// For each stage and each of its steps, what was found.
+    lookups: Vec<Vec<Lookup>>,
+    /// For each stage, the step whose entry is used, as a position in the graph.
+    used: Vec<Option<usize>>,
+    /// Which stages somebody needs.
+    pub(super) needed: Vec<bool>,
+    /// What the last build was made of.
+    record: Option<Record>,
+}
+
+impl Reuse {
+    /// A build without a cache.
+    pub(super) fn nothing(stages: usize) -> Self {
+        Self { needed: vec![true; stages], used: vec![None; stages], ..Self::default() }
+    }
+
+    /// The position of the first step of a stage that is not taken from the cache together with all before it.
+    pub(super) fn first_step(&self, stage: usize) -> usize {
+        self.used[stage].map_or(0, |position| position + 1)
+    }
+
+    /// The definition of the end of a stage.
+    pub(super) fn end(&self, stage: usize) -> Option<&Key> {
+        self.definitions.stages.get(stage)?.end.as_ref()
+    }
+
+    /// The key and the parts of a step.
+    pub(super) fn definition(&self, stage: usize, position: usize) -> Option<&StepDefinition> {
+        self.definitions.stages.get(stage)?.steps.get(position)?.as_ref()
+    }
+}
+
+impl Solver {
+    /// Looks everything up, and chooses.
+    pub(super) async fn reuse(&self, caching: &Caching) -> Reuse {
+        let definitions = self.definitions().await;
+        let lookups = self.lookups(caching, &definitions).await;
+        let (stages, positions) = self.choosable(caching, &definitions, &lookups);
+        let Choice { entries, needed } = choose::choose(&stages, self.graph.target);
+        let used: Vec<Option<usize>> =
+            entries.iter().zip(&positions).map(|(entry, positions)| entry.map(|step| positions[step])).collect();
+        let mut reuse = Reuse { definitions, lookups, used, needed, record: None };
+        let is_whole = |number: usize| reuse.first_step(number) > positions[number].last().copied().unwrap_or_default();
+        if caching.options.reads_steps && !(0..stages.len()).all(|number| !reuse.needed[number] || is_whole(number)) {
+            reuse.record = self.last_record(caching).await;
+        }
+        reuse
+    }
+
+    async fn lookups(&self, caching: &Caching, definitions: &Definitions) -> Vec<Vec<Lookup>> {
+        let stages = self.graph.stages.iter();
+        let mut lookups: Vec<Vec<Lookup>> = stages.map(|stage| vec![Lookup::Nothing; stage.steps.len()]).collect();
+        if !caching.options.reads_steps {
+            return lookups;
+        }
+        let mut keys = Vec::new();
+        for (number, stage) in self.graph.stages.iter().enumerate() {
+            for (position, step) in stage.steps.iter().enumerate().filter(|(_, step)| caching.caches(&step.operation)) {
+                debug_assert!(step.operation != Operation::Metadata, "what makes no layer is not cached");
+                if let Some(definition) = &definitions.stages[number].steps[position] {
+                    keys.push((number, position, &definition.key));
+                }
+            }
+        }
+        let found =
+            keys.into_iter().map(|(number, position, key)| async move { (number, position, caching.find(key).await) });
+        let mut found = stream::iter(found).buffer_unordered(LOOKUPS_MAX);
+        while let Some((number, position, lookup)) = found.next().await {
+            lookups[number][position] = lookup;
+        }
+        lookups
+    }
+
+    /// The graph as far as the choice is concerned, and where its steps are in the graph.
+    fn choosable(
+        &self,
+        caching: &Caching,
+        definitions: &Definitions,
+        lookups: &[Vec<Lookup>],
+    ) -> (Vec<choose::Stage>, Vec<Vec<usize>>) {
+        let mut stages = Vec::with_capacity(self.graph.stages.len());
+        let mut positions = Vec::with_capacity(self.graph.stages.len());
+        for (number, stage) in self.graph.stages.iter().enumerate() {
+            let (mut steps, mut places) = (Vec::new(), Vec::new());
+            for (position, step) in stage.steps.iter().enumerate() {
+                if step.operation == Operation::Metadata {
+                    continue;
+                }
+                let found = match &lookups[number][position] {
+                    Lookup::Entry(entry, _) => Some((**entry).clone()),
+                    Lookup::Nothing | Lookup::Expired => None,
+                };
+                let must_run = matches!(step.operation, Operation::Run(_)) && !caching.options.run_layers;
+                steps.push(choose::Step { found, reads: stages_read(&step.operation), must_run });
+                places.push(position);
+            }
+            let (base, base_layers) = match &stage.base {
+                Base::Scratch => (None, Vec::new()),
+                Base::Stage(below) => (Some(*below), Vec::new()),
+                Base::Image(name) => {
+                    let image = self.images.get(name);
+                    (None, image.map_or(Vec::new(), |image| image.config.rootfs.diff_ids.clone()))
+                }
+            };
+            stages.push(choose::Stage { base, steps, end: definitions.stages[number].end.clone(), base_layers });
+            positions.push(places);
+        }
+        (stages, positions)
+    }
+
+    /// Starts a stage from the entry that is used for it, if one is.
+    pub(super) fn reused(&self, reuse: &Reuse, number: usize) -> Result<Option<StageResult>, SolveError> {
+        let (Some(caching), Some(position)) = (&self.caching, reuse.used[number]) else { return Ok(None) };
+        let Lookup::Entry(entry, source) = &reuse.lookups[number][position] else { return Ok(None) };
+        let mut bottom = number;
+        while let Base::Stage(below) = self.graph.stages[bottom].base {
+            bottom = below;
+        }
+        let mut state = match &self.graph.stages[bottom].base {
+            Base::Image(name) => self.image(name)?,
+            Base::Scratch | Base::Stage(_) => StageResult::of_image(Vec::new()),
+        };
+        for layer in &entry.layers {
+            let made = Caching::layer(&self.layers, layer, source);
+            let made = made.ok_or(SolveError::Internal("an entry has a layer of an unknown type"))?;
+            caching.is_made(&layer.step, Made { layer: made.clone(), created: entry.created });
+            state.push(Some(layer.step.clone()), made);
+        }
+        state.stands_on = Some(entry.stages.clone());
+        state.created = entry.created;
+        Ok(Some(state))
+    }
+
+    /// Says why a step was not found.
+    pub(super) fn why(&self, reuse: &Reuse, number: usize, position: usize) -> String {
+        let lookup = reuse.lookups.get(number).and_then(|lookups| lookups.get(position));
+        let options = self.caching.as_ref().map(|caching| &caching.options);
+        let caches = self
+            .caching
+            .as_ref()
+            .is_some_and(|caching| caching.caches(&self.graph.stages[number].steps[position].operation));
+        match (lookup, reuse.definition(number, position)) {
+            _ if options.is_some_and(|options| !options.reads_steps) => "nothing is looked up (--no-cache)".into(),
+            _ if !caches => "steps of this kind are not cached".into(),
+            (_, None) => "what it is made of is not known".into(),
+            (Some(Lookup::Expired), _) => "its entry is older than --cache-ttl".into(),
+            (Some(Lookup::Entry(..)), _) => "its entry was made from another result of a step".into(),
+            (_, Some(definition)) => self.recorded(number, position, definition).difference(reuse.record.as_ref()),
+        }
+    }
+
+    fn recorded(&self, number: usize, position: usize, definition: &StepDefinition) -> RecordedStep {
+        let stage = &self.graph.stages[number];
+        let steps = stage.steps[..=position].iter().filter(|step| step.operation != Operation::Metadata).count();
+        let text = &stage.steps[position].text;
+        RecordedStep::new(&stage.name, steps, text, &definition.made_of, &definition.files)
+    }
+
+    fn record_tag(&self) -> String {
+        let target = &self.graph.stages[self.graph.target];
+        misses::tag(&self.dockerfile_name, &target.name, &platform(&target.config))
+    }
+
+    async fn last_record(&self, caching: &Caching) -> Option<Record> {
+        let found = caching.cache.find(&self.record_tag(), RECORD_TYPE).await?;
+        let read = async {
+            let descriptor = found.manifest.layers.first().ok_or("it is empty")?;
+            let packed = store::read_blob(&self.registry, &found.source, descriptor, RECORD_BYTES_MAX).await?;
+            let mut json = Vec::new();
+            let limit = 16 * RECORD_BYTES_MAX;
+            zstd::stream::read::Decoder::new(&packed[..])?.take(limit).read_to_end(&mut json)?;
+            Ok::<Record, Box<dyn Error + Send + Sync>>(serde_json::from_slice(&json)?)
+        };
+        match read.await {
+            Ok(record) => Some(record),
+            Err(error) => {
+                caching.cache.warn(&format!("the record of the last build is not used: {}", explain(&*error)));
+                None
+            }
+        }
+    }
+
+    /// Remembers what this build is made of, for the next one's explanations.
+    pub(super) fn keep_record(&self, caching: &Caching, reuse: &Reuse) {
+        let mut record = Record::default();
+        for (number, stage) in reuse.definitions.stages.iter().enumerate() {
+            let known = stage.steps.iter().enumerate().filter_map(|(position, step)| Some((position, step.as_ref()?)));
+            record.steps.extend(known.map(|(position, step)| self.recorded(number, position, step)));
+        }
+        let packed = serde_json::to_vec(&record).map_err(std::io::Error::other);
+        match packed.and_then(|json| zstd::encode_all(&json[..], 1)) {
+            Ok(packed) => {
+                let parts = vec![Part::bytes(RECORD_MEDIA_TYPE, packed)];
+                let artifact = Artifact { artifact_type: RECORD_TYPE, parts, annotations: BTreeMap::new() };
+                caching.saves.artifact(self.record_tag(), artifact);
+            }
+            Err(error) => caching.cache.warn(&format!("what the build was made of is not kept: {error}")),
+        }
+    }
+}
+
+/// The stages whose files an operation reads.
+pub(super) fn stages_read(operation: &Operation) -> Vec<usize> {
+    let stage = |from: &From| match from {
+        From::Stage(number) => Some(*number),
+        From::Context | From::Named(_) | From::Image(_) => None,
+    };
+    operation.sources().into_iter().filter_map(stage).collect()
+}
+
+/// The layers of a stage with the steps that made them, lowest first, if all are known.
+pub(super) fn stack_of(state: &StageResult) -> Option<Vec<(Key, Arc<StageLayer>)>> {
+    let own = &state.layers[state.base_layers..];
+    state.steps.iter().zip(own).map(|(key, layer)| Some((key.clone()?, layer.clone()))).collect()
+}
