@@ -206,6 +206,7 @@ async fn make(
         progress: Arc::clone(progress),
         epoch: epoch(options)?,
         hostname: options.hostname.clone(),
+        keeps_layers: options.oci_layout.is_some(),
         threads,
         steps: 0.into(),
         graph,

@@ -145,6 +145,17 @@ impl Cache {
         }
     }
 
+    /// Removes a blob that is not what it should be from a directory that this build writes to, so that it is written anew. A
+    /// registry cannot be helped.
+    pub fn discard(&self, blob: &Digest) {
+        let Some(Place::Directory(path)) = self.destination() else { return };
+        match Layout::open(path).map(|layout| layout.remove_blob(blob)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) | Err(error) => tracing::debug!(error = explain(&error), "a damaged blob remains"),
+        }
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(blob);
+    }
+
     /// Finds an artifact by its tag, in the first place that has one of this type.
     pub async fn find(&self, tag: &str, artifact_type: &str) -> Option<Found> {
         for open in self.places.iter().filter(|open| !open.is_broken()) {

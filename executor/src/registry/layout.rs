@@ -156,6 +156,15 @@ impl Layout {
         self.root.join(blob_path(digest))
     }
 
+    /// Removes a blob, if it is there.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<(), RegistryError> {
+        let path = self.blob_file(digest);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RegistryError::file("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Lists what the tags name.
     pub fn tags(&self) -> Result<HashMap<String, Digest>, RegistryError> {
         let named = |mut entry: Descriptor| Some((entry.annotations.remove(REF_NAME)?, entry.digest));

@@ -194,11 +194,17 @@ impl Solver {
                 .map(|(number, path)| (path, directory.join(number.to_string())))
                 .collect();
             spooled.extend(wanted.iter().map(|(path, file)| ((diff_id.clone(), path.clone()), file.clone())));
-            blocking(move || {
+            let (expected, digest) = (diff_id.clone(), layer.descriptor.digest.clone());
+            let extracted = blocking(move || {
                 let file = File::open(&blob).map_err(|source| SolveError::file(&blob, source))?;
-                Ok(read::files(file, compression, &mut |path| wanted.get(path).cloned())?)
-            })
-            .await?;
+                let found = read::files(file, compression, &mut |path| wanted.get(path).cloned())?;
+                if found != expected {
+                    return Err(SolveError::DiffId { layer: digest, expected, found });
+                }
+                let missing = wanted.into_values().find(|file| !file.exists());
+                missing.map_or(Ok(()), |file| Err(SolveError::file(&file, io::ErrorKind::NotFound.into())))
+            });
+            extracted.await.map_err(|error| if layer.is_of_cache() { layer.blame(error) } else { error })?;
         }
         Ok(relocate(changes, &mut |location| match location {
             Location::Layer(diff_id, path) => {

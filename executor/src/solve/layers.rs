@@ -2,14 +2,14 @@
 //! somebody needs them; its index is read once, when a rule asks what the layer holds.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     error::Error,
     fs::File,
     io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -50,6 +50,8 @@ pub struct StageLayer {
     index: OnceCell<Arc<Index>>,
     index_file: OnceCell<PathBuf>,
     packed_index: OnceCell<Part>,
+    /// Whether the index came from the cache, and not from the layer.
+    is_index_kept: AtomicBool,
 }
 
 /// Where a layer's bytes come from.
@@ -84,6 +86,8 @@ pub struct Layers {
     store: Option<Layout>,
     /// The layers of base images whose index was made here.
     indexed: Mutex<Vec<Arc<StageLayer>>>,
+    /// The layers whose index in the cache is wrong.
+    distrusted: Mutex<HashSet<Digest>>,
     /// The layers of base images by diffID: two stages on one base share them.
     known: Mutex<HashMap<Digest, Arc<StageLayer>>>,
     /// Bounds how many layers are decompressed at once.
@@ -95,8 +99,18 @@ impl StageLayer {
     /// A layer of which neither the file nor the index is here yet.
     pub(super) fn new(diff_id: Digest, descriptor: Descriptor, compression: Compression, origin: Origin) -> Self {
         let (blob, index) = (OnceCell::new(), OnceCell::new());
-        let (index_file, packed_index) = (OnceCell::new(), OnceCell::new());
-        Self { diff_id, descriptor, compression, origin, blob, index, index_file, packed_index }
+        let (index_file, packed_index, is_index_kept) = (OnceCell::new(), OnceCell::new(), AtomicBool::new(false));
+        Self { diff_id, descriptor, compression, origin, blob, index, index_file, packed_index, is_index_kept }
+    }
+
+    /// Whether what is known of the layer came from the cache.
+    pub(super) fn is_of_cache(&self) -> bool {
+        matches!(self.origin, Origin::Cached(..)) || self.is_index_kept.load(Ordering::Relaxed)
+    }
+
+    /// Says that the cache is to blame: the build has to do without what it has of the layer.
+    pub(super) fn blame(&self, error: impl Into<Box<dyn Error + Send + Sync>>) -> SolveError {
+        SolveError::Cached { layer: self.descriptor.digest.clone(), source: error.into() }
     }
 }
 
@@ -115,6 +129,7 @@ impl Layers {
             cache,
             store,
             indexed: Mutex::default(),
+            distrusted: Mutex::default(),
             known: Mutex::default(),
             readers: Semaphore::new(threads.max(1)),
             bytes_pulled: 0.into(),
@@ -171,10 +186,22 @@ impl Layers {
         cached
     }
 
-    /// Forgets a layer that an earlier build made, so that it may be made again.
+    /// Forgets a layer for which the cache was to blame, so that it is made again, or its index.
     pub(super) fn forget(&self, layer: &Digest) {
+        if let Some(cache) = &self.cache {
+            cache.discard(layer);
+        }
+        self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(layer.clone());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, known| known.descriptor.digest != *layer || !matches!(known.origin, Origin::Cached(..)));
+        known.retain(|_, known| {
+            if known.descriptor.digest != *layer || matches!(known.origin, Origin::Written) {
+                return true;
+            }
+            if let (Some(cache), Origin::Cached(_, index)) = (&self.cache, &known.origin) {
+                cache.discard(&index.digest);
+            }
+            false
+        });
     }
 
     /// Finds a layer of this build by the digest of its tar stream.
@@ -190,7 +217,7 @@ impl Layers {
                 Origin::Written => return Err(SolveError::Internal("a written layer has no file")),
                 Origin::Base(source) => self.fetch_base(source, &layer.descriptor, &path).await?,
                 Origin::Cached(source, _) => {
-                    self.fetch(source, &layer.descriptor, &path).await.map_err(|error| unusable(layer, error))?;
+                    self.fetch(source, &layer.descriptor, &path).await.map_err(|error| layer.blame(error))?;
                 }
             }
             Ok(path)
@@ -232,7 +259,7 @@ impl Layers {
         let index = layer.index.get_or_try_init(|| async {
             if let Origin::Cached(source, descriptor) = &layer.origin {
                 let known = self.known_index(layer, source, descriptor).await;
-                return known.map_err(|error| unusable(layer, error));
+                return known.map_err(|error| layer.blame(error));
             }
             if let Some(index) = self.kept_index(layer).await {
                 return Ok(index);
@@ -270,11 +297,17 @@ impl Layers {
     /// Looks in the cache for the index of a base layer; whatever is wrong with it, the layer itself can be read.
     async fn kept_index(&self, layer: &StageLayer) -> Option<Arc<Index>> {
         let cache = self.cache.as_ref()?;
+        if self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).contains(&layer.descriptor.digest) {
+            return None;
+        }
         let tag = indexes::tag(&layer.descriptor.digest);
         let found = cache.find(&tag, indexes::INDEX_TYPE).await?;
         let descriptor = found.manifest.layers.first()?;
         match self.known_index(layer, &found.source, descriptor).await {
-            Ok(index) => Some(index),
+            Ok(index) => {
+                layer.is_index_kept.store(true, Ordering::Relaxed);
+                Some(index)
+            }
             Err(error) => {
                 cache.warn(&format!("the index `{tag}` in the cache is not used: {}", explain(&*error)));
                 None
@@ -340,11 +373,6 @@ impl Layers {
         });
         file.await
     }
-}
-
-/// The layer of a cache entry cannot be had: the build has to do without.
-fn unusable(layer: &StageLayer, error: impl Into<Box<dyn Error + Send + Sync>>) -> SolveError {
-    SolveError::Cached { layer: layer.descriptor.digest.clone(), source: error.into() }
 }
 
 /// Writes an index into a new file, for a helper process.

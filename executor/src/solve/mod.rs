@@ -106,6 +106,8 @@ pub struct Solver {
     pub epoch: i64,
     /// The name of the machine that RUN sees; `None` is the usual one.
     pub hostname: Option<String>,
+    /// Whether the layers must be here at the end, cached ones too.
+    pub keeps_layers: bool,
     /// Compressing threads for each layer.
     pub threads: usize,
     /// Steps that were run or copied.
@@ -172,6 +174,9 @@ impl Solver {
     async fn run_with(&self, reuse: &Reuse) -> Result<Solved, SolveError> {
         let (target, stages) = self.stages(reuse).await?;
         let bytes_pushed = self.uploader.finish().await?;
+        if self.keeps_layers {
+            try_join_all(target.layers.iter().map(|layer| self.layers.blob(layer))).await?;
+        }
         Ok(Solved { layers: target.layers.clone(), history: self.history(self.graph.target)?, stages, bytes_pushed })
     }
 

@@ -25,6 +25,7 @@ use crate::{
     plan::graph::Run,
     progress::{StepName, Tail},
     sandbox::{
+        error::{Failure, SandboxError},
         memory,
         request::{self, Archive, Exit, Output, Script, Unpack, UnpackOverlay},
     },
@@ -142,7 +143,8 @@ impl Solver {
                 layers: try_join_all(added.iter().map(|layer| self.packed(layer))).await?,
                 threads: self.threads,
             };
-            self.warn(&self.sandbox.unpack_overlay(request).await?);
+            let unpacked = self.sandbox.unpack_overlay(request).await;
+            self.warn(&unpacked.map_err(|error| blame(added, error))?);
             rootfs = Rootfs { lowers: [vec![directory], rootfs.lowers].concat(), layers: layers.len() };
         }
         let lowers = rootfs.lowers.clone();
@@ -158,7 +160,8 @@ impl Solver {
             let directory = self.work.directory("base").map_err(StepError::Work)?;
             let packed = try_join_all(layers.iter().map(|layer| self.packed(layer))).await?;
             let request = Unpack { root: directory.clone(), layers: packed, threads: self.threads };
-            self.warn(&self.sandbox.unpack(request).await?);
+            let unpacked = self.sandbox.unpack(request).await;
+            self.warn(&unpacked.map_err(|error| blame(layers, error))?);
             Ok::<_, StepError>(directory)
         });
         root.await.cloned()
@@ -178,5 +181,16 @@ impl Solver {
         for warning in warnings {
             self.progress.warning(warning);
         }
+    }
+}
+
+/// Blames the cache for layers that cannot be unpacked, if some are of it: an index may be of another layer.
+fn blame(layers: &[Arc<StageLayer>], error: SandboxError) -> StepError {
+    if matches!(error, SandboxError::Failed(Failure::NoSpace { .. })) {
+        return error.into();
+    }
+    match layers.iter().find(|layer| layer.is_of_cache()) {
+        Some(layer) => layer.blame(error).into(),
+        None => error.into(),
     }
 }
