@@ -60,9 +60,17 @@ pub struct Cache {
 #[derive(Debug)]
 struct OpenPlace {
     place: Place,
-    is_broken: AtomicBool,
+    is_unreadable: AtomicBool,
+    is_unwritable: AtomicBool,
     /// The tags of a directory, read once: there may be thousands.
     tags: OnceCell<HashMap<String, Digest>>,
+}
+
+/// What is done with a place. Some registries let nobody read a repository before something was written to it.
+#[derive(Clone, Copy, Debug)]
+enum Verb {
+    Read,
+    Write,
 }
 
 /// An artifact that was found.
@@ -125,7 +133,12 @@ impl Cache {
     /// Takes the places in the order in which they are asked; with `writes`, the first is written to. Blobs pass through
     /// `spool`, a directory.
     pub fn new(registry: Registry, progress: Arc<Progress>, spool: &Path, places: Vec<Place>, writes: bool) -> Self {
-        let open = |place| OpenPlace { place, is_broken: AtomicBool::new(false), tags: OnceCell::new() };
+        let open = |place| OpenPlace {
+            place,
+            is_unreadable: AtomicBool::new(false),
+            is_unwritable: AtomicBool::new(false),
+            tags: OnceCell::new(),
+        };
         let places: Vec<OpenPlace> = places.into_iter().map(open).collect();
         let spool = spool.to_owned();
         Self { registry, progress, spool, places, writes, written: Mutex::default() }
@@ -133,7 +146,10 @@ impl Cache {
 
     /// The place that artifacts are written to, if they are.
     pub fn destination(&self) -> Option<&Place> {
-        self.places.first().filter(|place| self.writes && !place.is_broken()).map(|place| &place.place)
+        self.places
+            .first()
+            .filter(|place| self.writes && !place.is_unwritable.load(Ordering::Relaxed))
+            .map(|place| &place.place)
     }
 
     /// Whether an artifact that was found at `source` is where this build writes, so that nothing of it need be sent.
@@ -158,7 +174,7 @@ impl Cache {
 
     /// Finds an artifact by its tag, in the first place that has one of this type.
     pub async fn find(&self, tag: &str, artifact_type: &str) -> Option<Found> {
-        for open in self.places.iter().filter(|open| !open.is_broken()) {
+        for open in self.places.iter().filter(|open| !open.is_unreadable.load(Ordering::Relaxed)) {
             match self.read(open, tag).await {
                 Ok(None) => {}
                 Ok(Some((manifest, source))) if manifest.artifact_type.as_deref() == Some(artifact_type) => {
@@ -172,7 +188,7 @@ impl Cache {
                         explain(&error)
                     ));
                 }
-                Err(error) => self.give_up(open, "read", &error),
+                Err(error) => self.give_up(open, Verb::Read, &error),
             }
         }
         None
@@ -205,9 +221,9 @@ impl Cache {
 
     /// Keeps an artifact under tags: its blobs, then the manifest. What goes wrong is said, and the place left alone.
     pub async fn save(&self, tags: &[String], artifact: &Artifact) {
-        let Some(open) = self.places.first().filter(|place| self.writes && !place.is_broken()) else { return };
+        let Some(open) = self.places.first().filter(|_| self.destination().is_some()) else { return };
         if let Err(error) = self.write(&open.place, tags, artifact).await {
-            self.give_up(open, "written", &error);
+            self.give_up(open, Verb::Write, &error);
         }
     }
 
@@ -279,23 +295,20 @@ impl Cache {
         }
     }
 
-    /// Says what is wrong with a place, and leaves it alone from now on.
-    fn give_up(&self, open: &OpenPlace, verb: &str, error: &RegistryError) {
-        if !open.is_broken.swap(true, Ordering::Relaxed) {
-            let text = format!("the cache {} cannot be {verb}, and is not used: {}", open.place, explain(error));
-            self.warn(&text);
+    /// Says once what cannot be done with a place, and does not try it again.
+    fn give_up(&self, open: &OpenPlace, verb: Verb, error: &RegistryError) {
+        let (flag, verb) = match verb {
+            Verb::Read => (&open.is_unreadable, "read"),
+            Verb::Write => (&open.is_unwritable, "written"),
+        };
+        if !flag.swap(true, Ordering::Relaxed) {
+            self.warn(&format!("the cache {} cannot be {verb}: {}", open.place, explain(error)));
         }
     }
 
     /// Says something that costs time only.
     pub fn warn(&self, text: &str) {
         self.progress.warning(text);
-    }
-}
-
-impl OpenPlace {
-    fn is_broken(&self) -> bool {
-        self.is_broken.load(Ordering::Relaxed)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::future::join_all;
 use karve_dockerfile::ignore::Patterns;
 
 use super::{Solver, remote::FetchedSource};
@@ -18,7 +19,7 @@ use crate::{
     image::{config::ImageConfig, digest::Digest},
     plan::{
         graph::{Base, Copy, From, Graph, ImageName, Mount, Operation, Run, Source, Stage},
-        remote::Remote,
+        remote::{Remote, RemoteFile},
     },
 };
 
@@ -49,6 +50,8 @@ pub(super) struct StepDefinition {
 impl Solver {
     /// Computes the keys of the whole graph.
     pub(super) async fn definitions(&self) -> Definitions {
+        // All at once; each step asks for its own again.
+        join_all(unnamed_remotes(&self.graph).map(|remote| self.remotes.get(remote))).await;
         let mut definitions = Definitions::default();
         for stage in &self.graph.stages {
             let definition = self.stage_definition(stage, &definitions).await;
@@ -212,6 +215,20 @@ impl Solver {
         };
         Some(Digest::of(text.as_bytes()))
     }
+}
+
+/// Lists what ADD fetches without a checksum that says what it is.
+fn unnamed_remotes(graph: &Graph) -> impl Iterator<Item = &Remote> {
+    let steps = graph.stages.iter().flat_map(|stage| &stage.steps);
+    let sources = steps.flat_map(|step| match &step.operation {
+        Operation::Copy(copy) => copy.sources.as_slice(),
+        Operation::Metadata | Operation::Directory { .. } | Operation::Run(_) => &[],
+    });
+    sources.filter_map(|source| match source {
+        Source::Remote { remote: Remote::Url(RemoteFile { checksum: Some(_), .. }), .. } => None,
+        Source::Remote { remote, .. } => Some(remote),
+        Source::Path(_) | Source::Inline { .. } => None,
+    })
 }
 
 /// Lists what a COPY reads of a context; `None` where it cannot.

@@ -186,11 +186,13 @@ impl Solver {
     async fn stages(&self, reuse: &Reuse) -> Result<(Arc<StageResult>, Vec<StageTime>), SolveError> {
         let slots: Vec<_> = self.graph.stages.iter().map(|_| watch::channel(None).0).collect();
         let uploaded = self.uploaded_stages();
+        // Before any stage starts: a step that an entry stands on is not made again in another stage.
         let needed = (0..slots.len()).filter(|number| reuse.needed[*number]);
-        let stages = needed.map(|number| {
+        let reused = needed.map(|number| Ok((number, self.reused(reuse, number)?)));
+        let stages = reused.collect::<Result<Vec<_>, SolveError>>()?.into_iter().map(|(number, reused)| {
             let (slots, uploaded) = (&slots, uploaded[number]);
             async move {
-                let mut run = StageRun::start(self, number, slots, reuse, uploaded).await?;
+                let mut run = StageRun::start(self, number, slots, reuse, reused, uploaded).await?;
                 let started = Instant::now();
                 run.steps().await?;
                 slots[number].send_replace(Some(Arc::new(run.finish())));

@@ -73,7 +73,7 @@ impl Solver {
         let used: Vec<Option<usize>> =
             entries.iter().zip(&positions).map(|(entry, positions)| entry.map(|step| positions[step])).collect();
         let mut reuse = Reuse { definitions, lookups, used, needed, record: None };
-        let is_whole = |number: usize| reuse.first_step(number) > positions[number].last().copied().unwrap_or_default();
+        let is_whole = |number: usize| positions[number].last().is_none_or(|last| reuse.first_step(number) > *last);
         if caching.options.reads_steps && !(0..stages.len()).all(|number| !reuse.needed[number] || is_whole(number)) {
             reuse.record = self.last_record(caching).await;
         }
@@ -141,7 +141,7 @@ impl Solver {
         (stages, positions)
     }
 
-    /// Starts a stage from the entry that is used for it, if one is.
+    /// Starts a stage from the entry that is used for it, if one is. What its layers are, every stage knows from then on.
     pub(super) fn reused(&self, reuse: &Reuse, number: usize) -> Result<Option<StageResult>, SolveError> {
         let (Some(caching), Some(position)) = (&self.caching, reuse.used[number]) else { return Ok(None) };
         let Lookup::Entry(entry, source) = &reuse.lookups[number][position] else { return Ok(None) };

@@ -129,16 +129,17 @@ enum How {
 }
 
 impl<'a> StageRun<'a> {
-    /// Takes what is used of the cache; else waits for the stage below, or takes the base image.
+    /// Takes what is reused; else waits for the stage below, or takes the base image.
     pub(super) async fn start(
         solver: &'a Solver,
         number: usize,
         slots: &'a Slots,
         reuse: &'a Reuse,
+        reused: Option<StageResult>,
         uploaded: bool,
     ) -> Result<Self, SolveError> {
         let stage = &solver.graph.stages[number];
-        let state = match (solver.reused(reuse, number)?, &stage.base) {
+        let state = match (reused, &stage.base) {
             (Some(reused), _) => reused,
             (None, Base::Scratch) => StageResult::of_image(Vec::new()),
             (None, Base::Stage(below)) => {
@@ -150,7 +151,6 @@ impl<'a> StageRun<'a> {
             (None, Base::Image(name)) => solver.image(name)?,
         };
         if uploaded {
-            // Those of the stage below were added there.
             state.layers.iter().for_each(|layer| solver.uploader.add(layer));
         }
         Ok(Self { solver, number, stage, slots, reuse, uploaded, state })
@@ -214,6 +214,7 @@ impl<'a> StageRun<'a> {
                 if let Some(caching) = caching {
                     self.missed(caching, position, step, name);
                 }
+                how = How::Fresh(None);
                 let work = self.work(&step.operation).await?;
                 Made { layer: self.make(work, name).await?, created: i64::MIN }
             }
