@@ -114,6 +114,11 @@ pub enum Content {
 }
 
 impl Part {
+    /// Stands where an artifact has no blobs (image-spec, manifest.md, "Guidelines for Artifact Usage").
+    pub fn empty() -> Self {
+        Self::bytes(EMPTY, EMPTY_BYTES.to_vec())
+    }
+
     /// Describes bytes.
     pub fn bytes(media_type: &str, bytes: Vec<u8>) -> Self {
         Self { descriptor: Descriptor::of(media_type, &bytes), content: Content::Bytes(bytes) }
@@ -228,7 +233,7 @@ impl Cache {
     }
 
     async fn write(&self, place: &Place, tags: &[String], artifact: &Artifact) -> Result<(), RegistryError> {
-        let empty = Part::bytes(EMPTY, EMPTY_BYTES.to_vec());
+        let empty = Part::empty();
         let parts = std::iter::once(&empty).chain(&artifact.parts);
         futures::future::try_join_all(parts.map(|part| self.bring(place, part))).await?;
         let manifest = Manifest {

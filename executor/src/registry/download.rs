@@ -39,12 +39,14 @@ pub struct Download<'a> {
 }
 
 /// What was fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Downloaded {
     /// Its size.
     pub bytes: u64,
     /// What the server says of its last change, in seconds since 1970.
     pub last_modified: Option<i64>,
+    /// What the server calls exactly these bytes (RFC 9110, 8.8.3, a strong validator).
+    pub etag: Option<String>,
 }
 
 /// Why there is no file. URLs are without user and password.
@@ -145,7 +147,38 @@ impl Registry {
         }
     }
 
+    /// Whether a server still has the bytes that it called by this name; `false` where it does not say.
+    pub async fn is_current(&self, download: &Download<'_>, etag: &str) -> Result<bool, DownloadError> {
+        let _turn = self.transfer().await;
+        let response = match self.request(download, Method::HEAD).await? {
+            Ok(response) => response,
+            Err(Broken { failure: _, reason }) => {
+                tracing::debug!(url = shown(download.url), reason, "the server was not asked again");
+                return Ok(false);
+            }
+        };
+        Ok(response.status() == StatusCode::OK && strong_etag(response.headers()).as_deref() == Some(etag))
+    }
+
     async fn attempt(&self, download: &Download<'_>, path: &Path) -> Ended<Downloaded> {
+        let response = match self.request(download, Method::GET).await? {
+            Ok(response) => response,
+            Err(broken) => return Ok(Err(broken)),
+        };
+        let (url, status) = (download.url, response.status());
+        if !status.is_success() {
+            let failure = failure_of(status, response.headers());
+            if failure.is_transient() {
+                return Ok(Err(Broken { failure, reason: format!("it answered {}", status.as_u16()) }));
+            }
+            let host = url.host_str().unwrap_or_default().to_owned();
+            return Err(DownloadError::Status { url: shown(url), status: status.as_u16(), host });
+        }
+        receive(response, download, path).await
+    }
+
+    /// Sends a request and returns the beginning of the answer, whatever its status.
+    async fn request(&self, download: &Download<'_>, method: Method) -> Ended<reqwest::Response> {
         let url = download.url;
         let refused = |reason: String| DownloadError::Refused { url: shown(url), reason };
         let mut plain = url.clone();
@@ -163,23 +196,18 @@ impl Registry {
             Some(Err(_)) => return Err(refused("its credentials cannot be a header".into())),
         };
         let host = host_of(url);
-        let request = Request::new(Method::GET, plain).header(header::ACCEPT_ENCODING, "identity");
+        let request = Request::new(method, plain).header(header::ACCEPT_ENCODING, "identity");
         let transport = self.shared.authenticator.transport();
-        let response = match transport.send(&host, &request, authorization.as_ref()).await {
-            Ok(response) => response,
-            Err(attempt) => return broken(attempt, refused),
-        };
-        let status = response.status();
-        if !status.is_success() {
-            let failure = failure_of(status, response.headers());
-            if failure.is_transient() {
-                return Ok(Err(Broken { failure, reason: format!("it answered {}", status.as_u16()) }));
-            }
-            let host = url.host_str().unwrap_or_default().to_owned();
-            return Err(DownloadError::Status { url: shown(url), status: status.as_u16(), host });
+        match transport.send(&host, &request, authorization.as_ref()).await {
+            Ok(response) => Ok(Ok(response)),
+            Err(attempt) => broken(attempt, refused),
         }
-        receive(response, download, path).await
     }
+}
+
+/// The name of exactly these bytes. A weak one names all bytes that are as good.
+fn strong_etag(headers: &HeaderMap) -> Option<String> {
+    text(headers, header::ETAG).filter(|etag| etag.starts_with('"'))
 }
 
 /// Writes the body of an answer into the file.
@@ -192,6 +220,7 @@ async fn receive(mut response: reqwest::Response, download: &Download<'_>, path:
         return Err(DownloadError::Encoded { url: shown(url), encoding });
     }
     let last_modified = text(response.headers(), header::LAST_MODIFIED).and_then(|date| seconds(&date));
+    let etag = strong_etag(response.headers());
     let promised = response.content_length();
     let mut hasher = download.checksum.map(Hasher::of_kind);
     let mut file = File::create(path).await.map_err(unwritable)?;
@@ -222,7 +251,7 @@ async fn receive(mut response: reqwest::Response, download: &Download<'_>, path:
             return Err(DownloadError::Checksum { url: shown(url), expected: expected.clone(), actual });
         }
     }
-    Ok(Ok(Downloaded { bytes, last_modified }))
+    Ok(Ok(Downloaded { bytes, last_modified, etag }))
 }
 
 /// Returns a URL as messages have it: without user, password and fragment.

@@ -5,10 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use futures::future::join_all;
 use karve_dockerfile::ignore::Patterns;
 
-use super::{Solver, remote::FetchedSource};
+use super::{Solver, caching::Caching, fetched::RemoteDigests};
 use crate::{
     cache::key::{self, CONTEXT_FILES, CopyInputs, Key, MadeOf},
     filesystem::{
@@ -17,16 +16,14 @@ use crate::{
         view::View,
     },
     image::{config::ImageConfig, digest::Digest},
-    plan::{
-        graph::{Base, Copy, From, Graph, ImageName, Mount, Operation, Run, Source, Stage},
-        remote::{Remote, RemoteFile},
-    },
+    plan::graph::{Base, Copy, From, Graph, ImageName, Mount, Operation, Run, Source, Stage},
 };
 
 /// What is known of the stages of a graph, in its order.
 #[derive(Debug, Default)]
 pub(super) struct Definitions {
     pub(super) stages: Vec<StageDefinition>,
+    remotes: RemoteDigests,
 }
 
 /// What is known of a stage.
@@ -49,10 +46,8 @@ pub(super) struct StepDefinition {
 
 impl Solver {
     /// Computes the keys of the whole graph.
-    pub(super) async fn definitions(&self) -> Definitions {
-        // All at once; each step asks for its own again.
-        join_all(unnamed_remotes(&self.graph).map(|remote| self.remotes.get(remote))).await;
-        let mut definitions = Definitions::default();
+    pub(super) async fn definitions(&self, caching: &Caching) -> Definitions {
+        let mut definitions = Definitions { remotes: self.remote_digests(caching).await, ..Definitions::default() };
         for stage in &self.graph.stages {
             let definition = self.stage_definition(stage, &definitions).await;
             definitions.stages.push(definition);
@@ -100,7 +95,7 @@ impl Solver {
                 let mut remotes = Vec::new();
                 for source in &copy.sources {
                     if let Source::Remote { remote, .. } = source {
-                        remotes.push(self.remote_digest(remote).await?);
+                        remotes.push(below.remotes.get(remote)?.clone());
                     }
                 }
                 (key::copy(copy, CopyInputs { from, remotes }, parent), files)
@@ -195,40 +190,6 @@ impl Solver {
     fn image_key(&self, name: &ImageName) -> Option<Key> {
         Some(key::base(self.images.get(name)?.config.rootfs.diff_ids.iter()))
     }
-
-    /// Names what ADD fetches: by the checksum that the Dockerfile demands, else by what came.
-    async fn remote_digest(&self, remote: &Remote) -> Option<Digest> {
-        let text = match remote {
-            Remote::Url(file) => {
-                let checksum = file.checksum.as_ref().map(ToString::to_string);
-                let content = match checksum {
-                    Some(checksum) => checksum,
-                    None => self.remotes.file_digest(remote).await?.to_string(),
-                };
-                format!("file {:?} {content}", file.name)
-            }
-            Remote::Git(repository) => {
-                let FetchedSource::Tree(tree) = self.remotes.get(remote).await.ok()? else { return None };
-                let flags = [repository.keep_git_directory, repository.submodules, repository.commit_time];
-                format!("git {:?} {flags:?} {}", repository.sub_directory, tree.commit)
-            }
-        };
-        Some(Digest::of(text.as_bytes()))
-    }
-}
-
-/// Lists what ADD fetches without a checksum that says what it is.
-fn unnamed_remotes(graph: &Graph) -> impl Iterator<Item = &Remote> {
-    let steps = graph.stages.iter().flat_map(|stage| &stage.steps);
-    let sources = steps.flat_map(|step| match &step.operation {
-        Operation::Copy(copy) => copy.sources.as_slice(),
-        Operation::Metadata | Operation::Directory { .. } | Operation::Run(_) => &[],
-    });
-    sources.filter_map(|source| match source {
-        Source::Remote { remote: Remote::Url(RemoteFile { checksum: Some(_), .. }), .. } => None,
-        Source::Remote { remote, .. } => Some(remote),
-        Source::Path(_) | Source::Inline { .. } => None,
-    })
 }
 
 /// Lists what a COPY reads of a context; `None` where it cannot.

@@ -15,6 +15,7 @@ pub mod contexts;
 mod copy;
 pub mod definitions;
 pub mod error;
+mod fetched;
 mod indexes;
 pub mod layers;
 mod mounts;

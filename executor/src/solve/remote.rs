@@ -53,6 +53,8 @@ pub(super) struct FetchedFile {
     pub(super) path: PathBuf,
     pub(super) bytes: u64,
     pub(super) mtime: i64,
+    /// What the server calls exactly this content.
+    pub(super) etag: Option<String>,
 }
 
 /// A checked-out repository; its files are at [`Location::Spool`].
@@ -204,11 +206,20 @@ impl Remotes {
         fetched.await.clone()
     }
 
-    /// Returns the digest of a file; `None` where it cannot be fetched, which whoever needs it says.
-    pub(super) async fn file_digest(&self, remote: &Remote) -> Option<Digest> {
+    /// Returns the digest of a file, and what the server calls this content; `None` where it cannot be fetched, which
+    /// whoever needs it says.
+    pub(super) async fn file_digest(&self, remote: &Remote) -> Option<(Digest, Option<String>)> {
         let FetchedSource::File(file) = self.get(remote).await.ok()? else { return None };
         let digest = tokio::task::spawn_blocking(move || hash::file(fs::File::open(file.path)?)).await.ok()?;
-        digest.inspect_err(|error| tracing::debug!(%error, "a fetched file has no digest")).ok()
+        let digest = digest.inspect_err(|error| tracing::debug!(%error, "a fetched file has no digest")).ok()?;
+        Some((digest, file.etag))
+    }
+
+    /// Whether a server still has the content that it called by this name.
+    pub(super) async fn is_current(&self, file: &RemoteFile, etag: &str) -> Result<bool, RemoteError> {
+        let url = parse_url(&file.url)?;
+        let authorization = self.http_authorization(url.host_str().unwrap_or_default())?;
+        Ok(self.registry.is_current(&Download { url: &url, authorization, checksum: None }, etag).await?)
     }
 
     async fn file(&self, file: &RemoteFile) -> Result<FetchedFile, RemoteError> {
@@ -218,7 +229,8 @@ impl Remotes {
         let download = Download { url: &url, authorization, checksum: file.checksum.as_ref() };
         let downloaded = self.registry.download(&download, &path).await?;
         // As BuildKit: what a server does not date is from the beginning of time.
-        Ok(FetchedFile { path, bytes: downloaded.bytes, mtime: downloaded.last_modified.unwrap_or_default() })
+        let (mtime, etag) = (downloaded.last_modified.unwrap_or_default(), downloaded.etag);
+        Ok(FetchedFile { path, bytes: downloaded.bytes, mtime, etag })
     }
 
     /// The Authorization header for a host: BuildKit's names of secrets, of which the token wins.

@@ -66,7 +66,7 @@ impl Reuse {
 impl Solver {
     /// Looks everything up, and chooses.
     pub(super) async fn reuse(&self, caching: &Caching) -> Reuse {
-        let definitions = self.definitions().await;
+        let definitions = self.definitions(caching).await;
         let lookups = self.lookups(caching, &definitions).await;
         let (stages, positions) = self.choosable(caching, &definitions, &lookups);
         let Choice { entries, needed } = choose::choose(&stages, self.graph.target);
