@@ -1,39 +1,73 @@
 #!/usr/bin/env bash
-# Measures `karve build` on this machine, without a cluster, and prints a Markdown table: seconds, the largest resident
-# memory of any process, and the ratio to a floor made of plain tools that do no more than they must.
-# usage: tests/bench.sh KARVE      (KARVE: the program; needs about 8 GB in TMPDIR)
-source "$(dirname "$0")/cluster/settings.sh"
+# Measures `karve build` side by side with BuildKit, Debian's buildah and a floor of plain tools, and prints Markdown tables.
+# usage: tests/bench.sh KARVE [WORKLOAD...]      (as root; about 30 GB in TMPDIR; see bench/workloads.sh, and `unpack`, `scale`)
+#
+# A registry on this machine is all that outlives a build: every build begins with an empty store. BuildKit's daemon is started
+# for each build, and its start is part of the time.
+source "$(dirname "$0")/bench/settings.sh"
+source "$bench/workloads.sh"
 karve=$(realpath "$1")
-need time time
+shift
+[ $# -gt 0 ] || set -- "${workloads[@]}" unpack scale
+need_root
+need buildah buildah
+need docker-registry docker-registry
+need skopeo skopeo
+need python3 python3
+need curl curl
+need mkfs.ext4 e2fsprogs
+buildkit=$("$here/../judge/build.sh")
+base_layer=$(find "$("$here/images.sh" busybox)/busybox/blobs" -size +100k)
+start_registry
+publish busybox "$base_layer"
+host=$registry
+export karve buildkit host store scratch base_layer
 
-base=$("$here/images.sh" busybox)/busybox:1
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-mkdir "$scratch"/{large,many,work}
-head -c 1G /dev/urandom >"$scratch/large/file"
-for directory in $(seq 100); do
-  mkdir "$scratch/many/$directory"
-  for file in $(seq 200); do echo "$directory/$file" >"$scratch/many/$directory/$file"; done
-done
-
-# measure COMMAND...: prints seconds and mebibytes of the largest process
-measure() {
-  command time --output "$scratch/time" --format '%e %M' "$@" >"$scratch/log" 2>&1 || { cat "$scratch/log" >&2; fail "failed: $*"; }
-  awk '{ printf "%s %d\n", $1, $2 / 1024 }' "$scratch/time"
+# build TOOL WORKLOAD: with a cache of the tool's own; sets `seconds`, `largest` and `together`
+build() {
+  fresh_store
+  measure "$bench/$1.sh" "$scratch/$2" "$1/$2:latest" "$1/$2/cache"
 }
 
-# row NAME CONTEXT DOCKERFILE FLOOR: one build beside its floor, a shell command
+# row WORKLOAD STATE: one build by everybody
 row() {
-  local floor seconds memory
-  printf '%b' "$3" >"$scratch/Dockerfile"
-  read -r floor _ < <(measure sh -c "$4")
-  read -r seconds memory < <(measure "$karve" build --context "$2" --dockerfile "$scratch/Dockerfile" --no-push --work-dir "$scratch/work")
-  printf '| %s | %s | %s | %s | %s |\n' "$1" "$seconds" "$floor" "$(awk "BEGIN { printf \"%.2f\", $seconds / ($floor + 0.001) }")" "$memory"
+  local by_floor by_buildkit by_buildah best start=-
+  build buildah "$1"
+  by_buildah=$seconds
+  build buildkit "$1"
+  by_buildkit=$seconds
+  [ ! -e "$store/started" ] || start=$(cat "$store/started")
+  fresh_store
+  measure "$bench/floor.sh" "$1" "$2" "$scratch/$1"
+  by_floor=$seconds
+  count_traffic build karve "$1"
+  best=$(faster "$by_buildkit" "$by_buildah")
+  printf '| %s | %s | %s | %s (%s) | %s | %s | %s | %s | %s / %s | %s | %s |\n' "${titles[$1]}" "$2" "$seconds" "$by_buildkit" "$start" \
+    "$by_buildah" "$by_floor" "$(ratio "$seconds" "$best")" "$(ratio "$seconds" "$by_floor")" "$largest" "$together" "$pulled" "$pushed"
 }
 
-echo '| workload | seconds | floor, seconds | ratio | peak memory, MiB |'
-echo '|---|---|---|---|---|'
-row 'COPY of 1 GiB, one file' "$scratch/large" 'FROM scratch\nCOPY . /\n' "tar -C $scratch/large -c . | gzip -4 >$scratch/floor"
-row 'RUN that writes 1 GiB' "$scratch/work" "FROM oci-layout:$base\nRUN head -c 1073741824 /dev/urandom >/file\n" "head -c 1G /dev/urandom | gzip -4 >$scratch/floor"
-row 'COPY of 20,000 files' "$scratch/many" 'FROM scratch\nCOPY . /\n' "tar -C $scratch/many -c . | gzip -4 >$scratch/floor"
-row '15 RUN steps that do nothing' "$scratch/work" "FROM oci-layout:$base\n$(printf 'RUN true\\n%.0s' $(seq 15))" "for i in \$(seq 15); do unshare --user --map-root-user --mount --pid --fork busybox true; done"
+# workload NAME: cold, unchanged and changed
+workload() {
+  "context_$1" "$scratch/$1"
+  row "$1" cold
+  row "$1" unchanged
+  change_one_file "$scratch/$1"
+  row "$1" changed
+  rm -rf "${scratch:?}/$1"
+}
+
+heading() {
+  echo '| workload | build | Karve, s | BuildKit, s (its start) | buildah, s | floor, s | Karve / faster of the two | Karve / floor | peak memory, MiB (largest process / all) | layer bytes pulled | pushed |'
+  echo '|---|---|---|---|---|---|---|---|---|---|---|'
+}
+
+for name; do
+  case $name in
+    unpack | scale) source "$bench/$name.sh" ;;
+    *)
+      [ -n "${headed:-}" ] || heading
+      headed=yes
+      workload "$name"
+      ;;
+  esac
+done
