@@ -103,6 +103,29 @@ impl View {
         below.map(|(path, node)| names.change(place.join(path.as_bytes()), node)).collect()
     }
 
+    /// Lists what the view has at each of the given directories and directly below it, as changes that make this part of the
+    /// view: enough to tell what somebody changed who touched nothing else. Paths that are no directories here give nothing.
+    /// Files have their digest, but not their bytes.
+    pub fn part(&self, directories: &[TreePath]) -> Vec<Change> {
+        let described = |path: &TreePath| Some((path.clone(), self.get(path)?.as_directory()?));
+        let mut changes = Vec::new();
+        for (path, directory) in directories.iter().filter_map(described) {
+            for (name, node) in directory.children() {
+                let kind = match node.kind() {
+                    Kind::File(content) => Kind::File(FileContent {
+                        location: Location::Inline([].into()),
+                        size: content.size,
+                        digest: content.digest.clone(),
+                    }),
+                    kind => kind.clone(),
+                };
+                changes.push(Change { path: path.child(name), action: Action::Put(node.metadata().clone(), kind) });
+            }
+            changes.push(Change { path, action: Action::Put(directory.metadata.clone(), Kind::Directory) });
+        }
+        changes
+    }
+
     /// Puts a node at a path, replacing what is there. Directories on the way that are missing are made; what is in the
     /// way and no directory is replaced. At the root only a directory has an effect.
     pub(super) fn insert(&mut self, path: &TreePath, node: Node) {

@@ -67,6 +67,33 @@ pub fn changes<'a>(upper: BorrowedFd<'a>, lower: &'a View, ignored: &'a [TreePat
     Ok(walk.changes)
 }
 
+/// Lists the directories of the upper directory, itself included: what [`changes`] needs of the view below is what it has in
+/// these ([`View::part`]).
+///
+/// # Errors
+/// Fails where the directory cannot be read.
+pub fn directories(upper: BorrowedFd<'_>) -> Result<Vec<TreePath>, LayerError> {
+    let mut found = vec![TreePath::ROOT];
+    let (mut next, mut entries) = (0, 0);
+    while let Some(path) = found.get(next).cloned() {
+        next += 1;
+        let directory = open_directory(upper, &path)?;
+        list(&path, &directory, &mut entries, &mut |name, file_type| {
+            let is_directory = match file_type {
+                // Not every file system tells.
+                FileType::Unknown => {
+                    let status = status(directory.as_fd(), name, &path)?;
+                    FileType::from_raw_mode(status.stx_mode.into()) == FileType::Directory
+                }
+                known => known == FileType::Directory,
+            };
+            found.extend(is_directory.then(|| path.child(name)));
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
 /// Opens a file that [`changes`] listed.
 ///
 /// # Errors
@@ -132,9 +159,7 @@ impl<'a> Walk<'a> {
         if self.directories.len() == DEPTH_MAX {
             return Err(LayerError::Limit { limit: DEPTH_MAX as u64, unit: "nested directories" });
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let name = if path.is_root() { &b"."[..] } else { path.as_bytes() };
-        let directory = openat2(self.upper, name, flags, Mode::empty(), BENEATH).map_err(failed("open", &path))?;
+        let directory = open_directory(self.upper, &path)?;
         let attributes = attributes(directory.as_fd(), &path)?;
         let metadata = metadata(status, attributes.kept);
         let lower = lower.and_then(Node::as_directory);
@@ -149,7 +174,10 @@ impl<'a> Walk<'a> {
         if opaque {
             names.extend(lower.into_iter().flat_map(Directory::children).map(|(name, _)| (name.to_vec(), false)));
         }
-        self.list(&path, &directory, &mut names)?;
+        list(&path, &directory, &mut self.entries, &mut |name, _| {
+            names.insert(name.to_vec(), true);
+            Ok(())
+        })?;
         let place = self.changes.len();
         self.changes.push(Change { path: path.clone(), action: Action::Put(metadata, Kind::Directory) });
         let (directory, names) = (Arc::new(directory), names.into_iter());
@@ -240,29 +268,36 @@ impl<'a> Walk<'a> {
         }
         self.changes.push(Change { path: path.clone(), action });
     }
+}
 
-    fn list(
-        &mut self,
-        path: &TreePath,
-        directory: &OwnedFd,
-        names: &mut BTreeMap<Vec<u8>, bool>,
-    ) -> Result<(), LayerError> {
-        let mut buffer = vec![MaybeUninit::uninit(); LISTING_BYTES];
-        let mut listing = RawDir::new(directory, &mut buffer);
-        while let Some(entry) = listing.next() {
-            let entry = entry.map_err(failed("list", path))?;
-            let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
-                continue;
-            }
-            self.entries += 1;
-            if self.entries > ENTRIES_MAX {
-                return Err(LayerError::Limit { limit: ENTRIES_MAX, unit: "entries" });
-            }
-            names.insert(name.to_vec(), true);
+fn open_directory(upper: BorrowedFd<'_>, path: &TreePath) -> Result<OwnedFd, LayerError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let name = if path.is_root() { &b"."[..] } else { path.as_bytes() };
+    openat2(upper, name, flags, Mode::empty(), BENEATH).map_err(failed("open", path))
+}
+
+/// Hands every name of a directory over, and counts them.
+fn list(
+    path: &TreePath,
+    directory: &OwnedFd,
+    entries: &mut u64,
+    take: &mut dyn FnMut(&[u8], FileType) -> Result<(), LayerError>,
+) -> Result<(), LayerError> {
+    let mut buffer = vec![MaybeUninit::uninit(); LISTING_BYTES];
+    let mut listing = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = listing.next() {
+        let entry = entry.map_err(failed("list", path))?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
         }
-        Ok(())
+        *entries += 1;
+        if *entries > ENTRIES_MAX {
+            return Err(LayerError::Limit { limit: ENTRIES_MAX, unit: "entries" });
+        }
+        take(name, entry.file_type())?;
     }
+    Ok(())
 }
 
 fn status(directory: BorrowedFd<'_>, name: &[u8], path: &TreePath) -> Result<Statx, LayerError> {

@@ -3,7 +3,8 @@
 //! Dropping a future kills its helper; with it die PID 1 of the step, everything in its pid namespace and all mounts.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, BufWriter, Write},
     os::{
         fd::OwnedFd,
         unix::{net::UnixStream as StdUnixStream, process::CommandExt},
@@ -13,6 +14,7 @@ use std::{
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::Serialize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixStream, unix::pipe::Receiver},
@@ -26,8 +28,9 @@ use super::{
     helper::HELPER_ARGUMENT,
     maps,
     output::{Stream, pump},
-    request::{Reply, Request, Step, StepResult, Unpack, UnpackOverlay, body_length, encode},
+    request::{Answered, Reply, Request, Step, StepResult, Unpack, UnpackOverlay, body_length, encode},
 };
+use crate::filesystem::path::TreePath;
 
 /// Starts helpers. Cheap to clone; holds no process between operations.
 #[derive(Clone, Debug)]
@@ -223,9 +226,33 @@ async fn exchange(mut socket: UnixStream, pid: Pid, request: &Request) -> Result
         let identity = maps::identity(&own).ok_or_else(|| error(io::ErrorKind::InvalidData.into()))?;
         fs::write(format!("/proc/{}/{map}", pid.as_raw_nonzero()), identity).map_err(error)?;
     }
-    let request = encode(request).map_err(SandboxError::Connection)?;
-    socket.write_all(&request).await.map_err(SandboxError::Connection)?;
-    receive(&mut socket).await
+    send(&mut socket, request).await?;
+    loop {
+        match (receive(&mut socket).await?, request) {
+            (Reply::Changed(directories), Request::Step(step)) => {
+                answer(step, directories).await.map_err(SandboxError::Connection)?;
+                send(&mut socket, &Answered).await?;
+            }
+            (reply, _) => return Ok(reply),
+        }
+    }
+}
+
+/// Writes what was below the directories that a step may have changed, for its helper.
+async fn answer(step: &Step, directories: Vec<TreePath>) -> io::Result<()> {
+    let output = step.layer.as_ref().ok_or_else(|| io::Error::other("it makes a layer that nobody wants"))?;
+    let (below, path) = (output.below.clone(), output.below_part.clone());
+    let write = move || {
+        let mut writer = BufWriter::new(File::create_new(path)?);
+        serde_json::to_writer(&mut writer, &below.part(&directories))?;
+        writer.flush()
+    };
+    tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
+}
+
+async fn send(socket: &mut UnixStream, message: &impl Serialize) -> Result<(), SandboxError> {
+    let message = encode(message).map_err(SandboxError::Connection)?;
+    socket.write_all(&message).await.map_err(SandboxError::Connection)
 }
 
 async fn receive(socket: &mut UnixStream) -> Result<Reply, SandboxError> {

@@ -5,6 +5,8 @@
 //!   start ------------------------>  unshare user and mount namespaces
 //!   write uid_map, gid_map <-------  Unshared
 //!   request ---------------------->  do it, with one thread until no more process is forked
+//!   what was below  <--------------  Changed, where a layer is to be made
+//!   Answered  -------------------->
 //!   result <-----------------------  reply, exit
 //! ```
 
@@ -19,8 +21,9 @@ use rustix::{
 use super::{
     child,
     error::{Failure, cannot},
-    operations, probe,
-    request::{Reply, Request, receive, send},
+    operations::{self, Ask},
+    probe,
+    request::{Answered, Reply, Request, receive, send},
     step,
 };
 
@@ -45,10 +48,15 @@ fn serve() -> io::Result<()> {
     let request = receive(&socket)?;
     // Now that the maps are written: no process with the same ids may read the request's secrets from our memory.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    send(&socket, &perform(request).unwrap_or_else(Reply::Failed))
+    let mut ask = |directories| {
+        send(&socket, &Reply::Changed(directories))?;
+        receive::<Answered>(&socket).map(drop)
+    };
+    let reply = perform(request, &mut ask).unwrap_or_else(Reply::Failed);
+    send(&socket, &reply)
 }
 
-fn perform(request: Request) -> Result<Reply, Failure> {
+fn perform(request: Request, ask: &mut Ask<'_>) -> Result<Reply, Failure> {
     become_root()?;
     Ok(match request {
         Request::Probe { directory } => {
@@ -57,7 +65,7 @@ fn perform(request: Request) -> Result<Reply, Failure> {
         }
         Request::Unpack(request) => Reply::Unpacked(operations::unpack(&request)?),
         Request::UnpackOverlay(request) => Reply::Unpacked(operations::unpack_overlay(&request)?),
-        Request::Step(step) => Reply::Stepped(step::run(&step)?),
+        Request::Step(step) => Reply::Stepped(step::run(&step, ask)?),
     })
 }
 

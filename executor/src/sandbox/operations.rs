@@ -5,8 +5,10 @@ use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Write},
     os::fd::AsFd,
-    path::{Path, PathBuf},
+    path::Path,
 };
+
+use serde::de::DeserializeOwned;
 
 use super::{
     error::{Failure, cannot},
@@ -14,14 +16,17 @@ use super::{
     request::{Archive, Output, Unpack, UnpackOverlay},
 };
 use crate::{
-    filesystem::{index::Index, view::View},
+    filesystem::{entry::Change, index::Index, path::TreePath, view::View},
     layer::{
         Layer,
-        changes::{changes, open},
+        changes::{changes, directories, open},
         unpack::{self, UnpackLayer},
         write::{WriteOptions, write},
     },
 };
+
+/// Asks the executor what was below some directories, and waits until it has answered.
+pub(super) type Ask<'a> = dyn FnMut(Vec<TreePath>) -> io::Result<()> + 'a;
 
 /// Unpacks layers over each other; returns warnings.
 pub(super) fn unpack(request: &Unpack) -> Result<Vec<String>, Failure> {
@@ -35,20 +40,28 @@ pub(super) fn unpack(request: &Unpack) -> Result<Vec<String>, Failure> {
 /// Unpacks layers as a lower directory of an overlay; returns warnings.
 pub(super) fn unpack_overlay(request: &UnpackOverlay) -> Result<Vec<String>, Failure> {
     let directory = open_directory(&request.directory)?;
-    let below = view_of(&read_indexes(request.below.iter())?)?;
+    let mut below = View::empty();
+    for path in &request.below {
+        // One at a time: a view shares nothing with the indexes that it was made of.
+        apply(&mut below, &read_json::<Index>(path)?.changes)?;
+    }
     let indexes = read_archive_indexes(&request.layers)?;
     let mut above = below.clone();
-    apply(&mut above, &indexes)?;
+    indexes.iter().try_for_each(|index| apply(&mut above, &index.changes))?;
     let layers = with_indexes(&request.layers, &indexes);
     unpack::unpack_overlay(directory.as_fd(), &below, &above, &layers, request.threads)
         .map(|warnings| warnings.iter().map(ToString::to_string).collect())
         .map_err(cannot("unpack the layers above the image"))
 }
 
-/// Makes the layer of what an upper directory changes of the layers below, and writes its index beside it.
-pub(super) fn write_layer(upper: &Path, output: &Output) -> Result<Layer, Failure> {
+/// Makes the layer of what an upper directory changes of the layers below, and writes its index beside it. `ask` has the
+/// executor write what was below some directories into [`Output::below_part`].
+pub(super) fn write_layer(upper: &Path, output: &Output, ask: &mut Ask<'_>) -> Result<Layer, Failure> {
     let upper = open_directory(upper)?;
-    let below = view_of(&read_indexes(output.lower_indexes.iter())?)?;
+    ask(directories(upper.as_fd()).map_err(cannot("list what the step changed"))?)
+        .map_err(cannot("ask what was below the step's changes"))?;
+    let mut below = View::empty();
+    apply(&mut below, &read_json::<Vec<Change>>(&output.below_part)?)?;
     // No stubs to ignore: they are in a lower directory of their own (stubs.rs).
     let changes = changes(upper.as_fd(), &below, &[]).map_err(cannot("read the changes of the step"))?;
     let options = WriteOptions { compression: output.compression, threads: output.threads, size_max: output.size_max };
@@ -66,17 +79,14 @@ fn write_index(path: &Path, index: &Index) -> io::Result<()> {
 }
 
 fn read_archive_indexes(layers: &[Archive]) -> Result<Vec<Index>, Failure> {
-    read_indexes(layers.iter().map(|layer| &layer.index))
+    layers.iter().map(|layer| read_json(&layer.index)).collect()
 }
 
-/// Reads indexes that the executor has written; their size was bounded then.
-fn read_indexes<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<Vec<Index>, Failure> {
-    let read = |path: &PathBuf| {
-        File::open(path)
-            .and_then(|file| Ok(serde_json::from_reader(BufReader::new(file))?))
-            .map_err(cannot(format!("read the index {}", path.display())))
-    };
-    paths.map(read).collect()
+/// Reads what the executor has written; its size was bounded then.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    File::open(path)
+        .and_then(|file| Ok(serde_json::from_reader(BufReader::new(file))?))
+        .map_err(cannot(format!("read {}", path.display())))
 }
 
 fn with_indexes<'a>(layers: &'a [Archive], indexes: &'a [Index]) -> Vec<UnpackLayer<'a>> {
@@ -85,15 +95,6 @@ fn with_indexes<'a>(layers: &'a [Archive], indexes: &'a [Index]) -> Vec<UnpackLa
     layers.iter().zip(indexes).map(with_index).collect()
 }
 
-fn view_of(indexes: &[Index]) -> Result<View, Failure> {
-    let mut view = View::empty();
-    apply(&mut view, indexes)?;
-    Ok(view)
-}
-
-fn apply(view: &mut View, indexes: &[Index]) -> Result<(), Failure> {
-    indexes
-        .iter()
-        .try_for_each(|index| view.apply(&index.changes).map(drop))
-        .map_err(cannot("put the layers of the stage together"))
+fn apply(view: &mut View, changes: &[Change]) -> Result<(), Failure> {
+    view.apply(changes).map_err(cannot("put the layers of the stage together"))
 }

@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::Failure;
 use crate::{
-    filesystem::path::lossless,
+    filesystem::{
+        path::{TreePath, lossless},
+        view::View,
+    },
     layer::{Compression, Layer},
     secret::Secret,
 };
@@ -241,8 +244,12 @@ pub struct Output {
     pub blob: PathBuf,
     /// The file that receives the layer's index as JSON.
     pub index: PathBuf,
-    /// The indexes of the layers below as JSON files, lowest first.
-    pub lower_indexes: Vec<PathBuf>,
+    /// The file system below. It stays with the executor: the helper asks for the part in which something changed, which is
+    /// little beside an image.
+    #[serde(skip)]
+    pub below: View,
+    /// The file in which the executor answers, as JSON; a new one.
+    pub below_part: PathBuf,
     /// How the layer is compressed.
     pub compression: Compression,
     /// Compressing threads.
@@ -278,13 +285,16 @@ pub struct StepResult {
     pub layer: Option<Layer>,
 }
 
-/// What the helper says, in this order: `Unshared`, then one of the others.
+/// What the helper says, in this order: `Unshared`, `Changed` if a layer is to be made, then one of the others.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Reply {
     /// The user namespace exists and waits for its maps; the request may be sent when they are written.
     Unshared,
     /// A step can be run here.
     Probed,
+    /// The step has ended, and these are the directories in which it may have changed something. The executor writes what
+    /// was below into [`Output::below_part`] and sends [`Answered`].
+    Changed(Vec<TreePath>),
     /// Layers were unpacked, with these warnings.
     Unpacked(Vec<String>),
     /// A step was run.
@@ -292,6 +302,10 @@ pub(super) enum Reply {
     /// The operation failed.
     Failed(Failure),
 }
+
+/// The executor has answered [`Reply::Changed`].
+#[derive(Serialize, Deserialize)]
+pub(super) struct Answered;
 
 /// Writes one message.
 pub(super) fn send(mut writer: impl Write, message: &impl Serialize) -> io::Result<()> {

@@ -14,7 +14,7 @@ use super::{
     child,
     error::{Failure, cannot},
     init::{self, Report},
-    operations,
+    operations::{self, Ask},
     request::{Exit, LOWERS_MAX, Step, StepResult},
 };
 
@@ -22,7 +22,7 @@ use super::{
 const REPORT_BYTES_MAX: u64 = 1 << 20;
 
 /// Runs the step; its processes are all dead and its mounts gone when this returns.
-pub(super) fn run(step: &Step) -> Result<StepResult, Failure> {
+pub(super) fn run(step: &Step, ask: &mut Ask<'_>) -> Result<StepResult, Failure> {
     if step.lowers.len() > LOWERS_MAX {
         return Err(cannot("mount the root of the step")(format!("more than {LOWERS_MAX} lower directories")));
     }
@@ -31,7 +31,7 @@ pub(super) fn run(step: &Step) -> Result<StepResult, Failure> {
     if exit == Exit::Code(0)
         && let Some(output) = &step.layer
     {
-        result.layer = Some(operations::write_layer(&step.upper, output)?);
+        result.layer = Some(operations::write_layer(&step.upper, output, ask)?);
     }
     Ok(result)
 }

@@ -70,7 +70,7 @@ impl StageRun<'_> {
         environment.extend(run.proxies.clone());
         environment.entry("HOME".to_owned()).or_insert_with(|| user.home.clone());
         let lowers = solver.materialise(&mut self.state).await?;
-        let lower_indexes = try_join_all(self.state.layers.iter().map(|layer| solver.index_file(layer))).await?;
+        let below = self.state.view(solver).await?.clone();
         let upper = solver.work.directory("upper").map_err(StepError::Work)?;
         let index = solver.work.unused("index");
         // Last, for other steps may wait for the caches.
@@ -91,7 +91,8 @@ impl StageRun<'_> {
             layer: Some(Output {
                 blob: solver.work.unused("layer"),
                 index: index.clone(),
-                lower_indexes,
+                below,
+                below_part: solver.work.unused("below"),
                 compression: Compression::Gzip,
                 threads: solver.threads,
                 size_max: LAYER_BYTES_MAX,

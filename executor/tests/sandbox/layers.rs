@@ -6,6 +6,7 @@ use karve::{
     filesystem::{
         entry::{Action, Kind},
         index::Index,
+        view::View,
     },
     layer::Compression,
     sandbox::{
@@ -26,21 +27,29 @@ impl Fixture {
         }
     }
 
+    fn index(&self, number: usize) -> Index {
+        serde_json::from_slice(&fs::read(self.archive(number).index).unwrap()).unwrap()
+    }
+
     /// A step whose layer becomes the given number, on top of all smaller numbers.
     fn layer_step(&self, number: usize, lowers: &[PathBuf], script: &str) -> Step {
         let Archive { blob, compression, index } = self.archive(number);
-        let lower_indexes = (1..number).map(|below| self.archive(below).index).collect();
+        let mut below = View::empty();
+        for number in 1..number {
+            below.apply(&self.index(number).changes).unwrap();
+        }
+        let below_part = self.path(&format!("below-{number}.json"));
         let mut step = self.step(script);
         step.lowers = lowers.to_vec();
         step.upper = self.path(&format!("upper-{number}"));
         step.working_directory = "/".into();
-        step.layer = Some(Output { blob, index, lower_indexes, compression, threads: 2, size_max: 1 << 30 });
+        step.layer = Some(Output { blob, index, below, below_part, compression, threads: 2, size_max: 1 << 30 });
         step
     }
 
     /// The changes of a layer as text: `path what mode uid:gid`.
     fn layer(&self, number: usize) -> Vec<String> {
-        let index: Index = serde_json::from_slice(&fs::read(self.archive(number).index).unwrap()).unwrap();
+        let index = self.index(number);
         let describe = |action: &Action| match action {
             Action::Put(metadata, kind) => {
                 let kind = match kind {
