@@ -11,11 +11,11 @@ mod report;
 
 pub use files_hash::files_hash;
 pub use imagebuild::{
-    BaseImage, BuildArg, BuildArgSource, BuildResult, ConfigMapContext, ConfigMapKeyReference, ContextSource,
-    Dockerfile, GitContext, GitRef, History, ImageBuild, ImageBuildSpec, ImageBuildStatus, InlineContext, LastBuild,
-    LocalReference, Output, PodTemplate, PodTemplateMetadata, PodTemplateSpec, Registry, ResourceQuantity, Resources,
-    RunPolicy, RunSecret, SecretKeyReference, SourceStatus, StageStatus, VolumeClaimContext,
-    custom_resource_definition,
+    BaseImage, BuildArg, BuildArgSource, BuildResult, Cache, CacheStatus, ConfigMapContext, ConfigMapKeyReference,
+    ContextSource, Dockerfile, GitContext, GitRef, History, ImageBuild, ImageBuildSpec, ImageBuildStatus,
+    InlineContext, LastBuild, LocalReference, Output, PodTemplate, PodTemplateMetadata, PodTemplateSpec, Registry,
+    ResourceQuantity, Resources, RunPolicy, RunSecret, SecretKeyReference, SourceStatus, StageStatus,
+    VolumeClaimContext, custom_resource_definition,
 };
 pub use reason::{Reason, ReasonClass};
 pub use report::{

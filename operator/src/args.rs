@@ -1,10 +1,13 @@
 //! What was typed. `karve-operator` alone runs; `karve-operator crd` prints the resource definition.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::pod::Settings;
+use crate::{
+    decide::{CACHE_TTL_BOUNDS, parse_duration},
+    pod::{CachePolicy, Settings},
+};
 
 /// The command line.
 #[derive(Clone, Debug, Parser)]
@@ -45,6 +48,12 @@ pub struct RunArgs {
     /// Size, in GiB, of each of the two scratch volumes of a build Pod.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=100_000), env = "KARVE_VOLUME_SIZE_GIB")]
     pub volume_size_gib: i64,
+    /// Whether builds use the cache unless they say otherwise. Where it is follows from each build's own output.
+    #[arg(long, action = ArgAction::Set, default_value_t = true, env = "KARVE_CACHE_ENABLED")]
+    pub cache_enabled: bool,
+    /// How old a result may be that builds take from the cache unless they say otherwise, as a Go duration.
+    #[arg(long, default_value = "336h", value_parser = cache_ttl, env = "KARVE_CACHE_TTL")]
+    pub cache_ttl: Duration,
     /// Namespace to watch; may be repeated. Absent: all of them.
     #[arg(long, value_delimiter = ',', env = "KARVE_WATCH_NAMESPACE")]
     pub watch_namespace: Vec<String>,
@@ -77,6 +86,11 @@ pub enum LogFormat {
     Json,
 }
 
+fn cache_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = parse_duration(text).filter(|ttl| CACHE_TTL_BOUNDS.contains(ttl));
+    ttl.ok_or_else(|| "must be a duration from 1m to 87600h, such as 336h".to_owned())
+}
+
 impl RunArgs {
     /// Returns what every build gets.
     pub fn settings(&self) -> Settings {
@@ -86,6 +100,40 @@ impl RunArgs {
             executor_image_pull_secrets: self.executor_image_pull_secrets.clone(),
             plain_http_registries: self.plain_http_registry.clone(),
             volume_size_gibibytes: self.volume_size_gib,
+            cache: CachePolicy { enabled: self.cache_enabled, ttl: self.cache_ttl },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(arguments: &[&str], expected: Result<CachePolicy, &str>) {
+        let parsed = Args::try_parse_from(["karve-operator"].iter().chain(arguments));
+        match (parsed, expected) {
+            (Ok(args), Ok(expected)) => assert_eq!(args.run.settings().cache, expected),
+            (Err(error), Err(words)) => assert!(error.to_string().contains(words), "`{words}` is not in: {error}"),
+            (parsed, expected) => panic!("{arguments:?}: {parsed:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn the_policy_of_the_cache_is_on_or_off_and_an_age() {
+        let policy = |enabled, hours| Ok(CachePolicy { enabled, ttl: Duration::from_hours(hours) });
+        check(&[], policy(true, 336));
+        check(&["--cache-enabled=false"], policy(false, 336));
+        check(&["--cache-enabled=true", "--cache-ttl=48h"], policy(true, 48));
+        check(&["--cache-ttl=30s"], Err("from 1m to 87600h"));
+        check(&["--cache-ttl=two weeks"], Err("from 1m to 87600h"));
+        check(&["--cache-enabled=maybe"], Err("--cache-enabled"));
+    }
+
+    #[test]
+    fn there_is_no_repository_of_the_operators() {
+        for flag in ["--cache-repo=registry.example/cache", "--cache-repository=registry.example/cache"] {
+            check(&[flag], Err("unexpected argument"));
         }
     }
 }

@@ -28,7 +28,7 @@ use karve_api::{ImageBuild, ImageBuildStatus};
 use kube::ResourceExt;
 
 pub use conditions::{Standing, conditions};
-pub use inputs::{ConfigMaps, Inputs, Unusable, config_map_names, parse_duration, resolve};
+pub use inputs::{CACHE_TTL_BOUNDS, ConfigMaps, Inputs, Unusable, config_map_names, parse_duration, resolve};
 pub use key::{KeyInputs, build_key};
 pub use notices::{Notice, notices};
 pub use pod_state::{Failure, PodState, has_ended, is_controlled_by, pod_state};

@@ -11,6 +11,7 @@
 //! account token. Nothing of the parent's labels is passed on: a GitOps tool would take the Pod for its own.
 
 mod build;
+mod cache;
 mod context;
 mod files;
 pub mod names;
@@ -61,6 +62,24 @@ pub struct Settings {
     pub plain_http_registries: Vec<String>,
     /// The size of each of the Pod's two scratch volumes, in GiB.
     pub volume_size_gibibytes: i64,
+    /// How the cache is used unless a build says otherwise.
+    pub cache: CachePolicy,
+}
+
+/// How the cache is used unless a build says otherwise. Never where it is: builds of one repository trust each other's
+/// results, so the repository follows from each build's own output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachePolicy {
+    /// Whether it is used.
+    pub enabled: bool,
+    /// How old a result may be that is taken from it.
+    pub ttl: Duration,
+}
+
+impl Default for CachePolicy {
+    fn default() -> Self {
+        Self { enabled: true, ttl: Duration::from_hours(336) }
+    }
 }
 
 impl Settings {
@@ -79,6 +98,7 @@ impl Default for Settings {
             executor_image_pull_secrets: Vec::new(),
             plain_http_registries: Vec::new(),
             volume_size_gibibytes: 20,
+            cache: CachePolicy::default(),
         }
     }
 }
@@ -96,6 +116,8 @@ pub struct Attempt {
     pub build_args: BTreeMap<String, String>,
     /// How long the executor may run.
     pub timeout: Duration,
+    /// How old a result may be that is taken from the cache; `None`: as the operator was started.
+    pub cache_ttl: Option<Duration>,
 }
 
 /// Returns the Pod of one attempt.

@@ -3,6 +3,7 @@
 
 #![expect(unreachable_pub, reason = "KubeSchema repeats each struct, with its visibility, within a function")]
 
+mod cache;
 mod context;
 mod definition;
 mod output;
@@ -10,6 +11,7 @@ mod pod_template;
 mod spec;
 mod status;
 
+pub use cache::{Cache, CacheStatus};
 pub use context::{ConfigMapContext, ContextSource, GitContext, GitRef, InlineContext, VolumeClaimContext};
 pub use definition::custom_resource_definition;
 pub use output::{Output, Registry};

@@ -32,8 +32,8 @@ pub struct Output {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build_tag: Option<bool>,
 
-    /// A Secret of type kubernetes.io/dockerconfigjson that is used to push; for this repository it wins over
-    /// `registrySecretRefs`.
+    /// A Secret of type kubernetes.io/dockerconfigjson that is used to push; for this repository and those below it,
+    /// hence for the cache that belongs to it, it wins over `registrySecretRefs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push_secret_ref: Option<LocalReference>,
 

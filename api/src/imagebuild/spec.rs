@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    cache::Cache,
     context::ContextSource,
     output::{Output, Registry},
     pod_template::{PodTemplate, Resources},
@@ -60,8 +61,8 @@ pub struct ImageBuildSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
     pub secrets: Vec<RunSecret>,
 
-    /// Secrets of type kubernetes.io/dockerconfigjson with the credentials for pulling base images and for pushing.
-    /// They are merged; of several entries that fit an image the one with the longest path wins.
+    /// Secrets of type kubernetes.io/dockerconfigjson with the credentials for pulling base images, for the cache and for
+    /// pushing. They are merged; of several entries that fit an image the one with the longest path wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -73,6 +74,12 @@ pub struct ImageBuildSpec {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into()]))]
     pub registries: Vec<Registry>,
+
+    /// What is kept between builds, where and how long: a step whose inputs are the same is not run again. A change of
+    /// these fields starts no build. Absent: results of steps are kept for two weeks, in the repository `cache` below that
+    /// of `output.image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
 
     /// Where the image is pushed, and what is written into it.
     pub output: Output,

@@ -3,12 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     time::Duration,
 };
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use karve_api::{
     ANNOTATION_FLUX_REQUESTED_AT, ANNOTATION_REQUESTED_AT, BuildArg, ImageBuild, ImageBuildSpec, Reason, files_hash,
+    repository_of,
 };
 use kube::ResourceExt;
 
@@ -16,6 +18,8 @@ use super::key::{KeyInputs, build_key};
 
 /// How long a build may run if the spec does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_hours(1);
+/// How old a result that is taken from the cache may be allowed to be, at least and at most.
+pub const CACHE_TTL_BOUNDS: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(87_600);
 /// The longest token that is kept in the status.
 const TOKEN_LENGTH_MAX: usize = 512;
 
@@ -33,6 +37,8 @@ pub struct Inputs {
     pub build_args: BTreeMap<String, String>,
     /// How long the executor may run.
     pub timeout: Duration,
+    /// How old a result may be that is taken from the cache; `None`: as the operator was started.
+    pub cache_ttl: Option<Duration>,
     /// How often a failure of the build's own is tried again.
     pub retries: i64,
     /// The request token that the key holds.
@@ -65,6 +71,7 @@ pub fn resolve(object: &ImageBuild, config_maps: &ConfigMaps) -> Result<Inputs, 
             .filter(|timeout| !timeout.is_zero())
             .ok_or_else(|| invalid(format!("spec.timeout {text:?} is not a positive duration such as 1h30m")))?,
     };
+    let cache_ttl = cache_ttl(spec)?;
     let files_hash = context_hash(spec, config_maps)?;
     let build_args = spec
         .build_args
@@ -74,7 +81,8 @@ pub fn resolve(object: &ImageBuild, config_maps: &ConfigMaps) -> Result<Inputs, 
     let token = token(object);
     let inputs = KeyInputs { files_hash: files_hash.as_deref(), build_args: &build_args, token: token.as_deref() };
     let key = build_key(spec, &inputs);
-    Ok(Inputs { key, files_hash, build_args, timeout, retries: i64::from(spec.retries.unwrap_or(0)), token })
+    let retries = i64::from(spec.retries.unwrap_or(0));
+    Ok(Inputs { key, files_hash, build_args, timeout, cache_ttl, retries, token })
 }
 
 /// Refuses what the schema refuses too: an object may be older than the rule, or the rule may be missing.
@@ -100,7 +108,20 @@ fn check(spec: &ImageBuildSpec) -> Result<(), Unusable> {
         let message = format!("spec.output.image {:?} is not an image such as registry.example/web:v1", output.image);
         return Err(invalid(message));
     }
+    let repository = spec.cache.as_ref().and_then(|cache| cache.repository.as_deref());
+    // To the executor, `oci:` begins the path of a directory.
+    let is_one = |text: &str| !text.is_empty() && !text.starts_with("oci:") && repository_of(text) == text;
+    if let Some(repository) = repository.filter(|text| !is_one(text) || !text.chars().all(part)) {
+        let message = "is not a repository such as registry.example/web/cache, without a tag and without a digest";
+        return Err(invalid(format!("spec.cache.repository {repository:?} {message}")));
+    }
     Ok(())
+}
+
+fn cache_ttl(spec: &ImageBuildSpec) -> Result<Option<Duration>, Unusable> {
+    let Some(text) = spec.cache.as_ref().and_then(|cache| cache.ttl.as_deref()) else { return Ok(None) };
+    let ttl = parse_duration(text).filter(|ttl| CACHE_TTL_BOUNDS.contains(ttl));
+    ttl.map(Some).ok_or_else(|| invalid(format!("spec.cache.ttl {text:?} is not a duration from 1m to 87600h")))
 }
 
 fn context_hash(spec: &ImageBuildSpec, config_maps: &ConfigMaps) -> Result<Option<String>, Unusable> {

@@ -1,6 +1,6 @@
 //! The build key: a hash of the inputs of a build that the API server shows. Equal keys mean that nothing has to be
-//! built. Never in it: versions of Karve, resources, podTemplate, timeout, names of credentials, how a registry is spoken
-//! to. What only the Pod learns (the commit of a branch, the digest of a base image) is in the report instead.
+//! built. Never in it: versions of Karve, resources, podTemplate, timeout, cache, names of credentials, how a registry is
+//! spoken to. What only the Pod learns (the commit of a branch, the digest of a base image) is in the report instead.
 //!
 //! The encoding is fixed for ever: a changed key rebuilds every image of every cluster at the next upgrade. A new field
 //! is appended only when it is set, so that the keys of specs without it stay what they are. The golden test holds that.
@@ -157,6 +157,7 @@ mod tests {
             "output": {"image": "r.example/web:latest", "pushSecretRef": {"name": "p"}, "buildTag": false},
             "registrySecretRefs": [{"name": "x"}],
             "registries": [{"host": "r.example", "plainHTTP": true}],
+            "cache": {"disabled": true, "repository": "r.example/c", "ttl": "1h", "mounts": false},
             "timeout": "5m", "retries": 3, "runPolicy": "Replace",
             "resources": {"limits": {"cpu": 1}},
             "podTemplate": {"spec": {"priorityClassName": "p"}},

@@ -53,12 +53,18 @@ pub(super) fn next(
             None => create(decision, observed, inputs, settings, now),
         },
         Activity::Active(state) => active(decision, object, state, inputs),
-        Activity::Idle if built => {
-            let image = decision.status.image.clone().unwrap_or_default();
-            Standing::Built { message: format!("built {image}") }
-        }
+        Activity::Idle if built => Standing::Built { message: told(&decision.status) },
         Activity::Idle => idle(decision, observed, inputs, settings, now),
     }
+}
+
+/// Names the image, and says what the cache spared if the last build is the one that made it.
+pub(super) fn told(status: &ImageBuildStatus) -> String {
+    let image = status.image.as_deref().unwrap_or_default();
+    let made_it = |last: &&LastBuild| last.result == Some(BuildResult::Succeeded) && last.key == status.build_key;
+    let last = status.last_build.as_ref().filter(made_it);
+    let cached = last.and_then(|last| last.cache.as_ref()?.summary());
+    cached.map_or_else(|| format!("built {image}"), |cached| format!("built {image}; {cached}"))
 }
 
 /// Says whether the image is of these inputs, and no later build may have moved its tags.
@@ -310,6 +316,7 @@ fn new_pod(object: &ImageBuild, last: &LastBuild, inputs: &Inputs, settings: &Se
         files_hash: inputs.files_hash.clone(),
         build_args: inputs.build_args.clone(),
         timeout: inputs.timeout,
+        cache_ttl: inputs.cache_ttl,
     };
     pod::pod(object, &attempt, settings)
 }

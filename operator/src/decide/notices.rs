@@ -2,6 +2,8 @@
 
 use karve_api::{BuildResult, ImageBuildStatus, Reason, ReasonClass};
 
+use super::next::told;
+
 /// The longest note of an Event is 1024 bytes.
 const NOTE_LENGTH_MAX: usize = 250;
 
@@ -49,8 +51,7 @@ pub fn notices(before: &ImageBuildStatus, after: &ImageBuildStatus) -> Vec<Notic
 fn ended(after: &ImageBuildStatus) -> Notice {
     let last = after.last_build.clone().unwrap_or_default();
     if last.result == Some(BuildResult::Succeeded) {
-        let image = after.image.clone().unwrap_or_default();
-        return notice(false, Reason::Succeeded.as_str(), after, &format!("built {image}"));
+        return notice(false, Reason::Succeeded.as_str(), after, &told(after));
     }
     let reason = last.reason.unwrap_or_default();
     notice(true, &reason, after, &last.message.unwrap_or_default())

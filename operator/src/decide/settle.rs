@@ -4,8 +4,8 @@
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use karve_api::{
-    ANNOTATION_CANCEL, BaseImage, BuildReport, BuildResult, LastBuild, Reason, ReasonClass, RunPolicy, SourceStatus,
-    StageStatus, repository_of,
+    ANNOTATION_CANCEL, BaseImage, BuildReport, BuildResult, CacheStatus, LastBuild, Reason, ReasonClass, RunPolicy,
+    SourceStatus, StageStatus, repository_of,
 };
 use kube::ResourceExt;
 
@@ -217,6 +217,7 @@ fn close(decision: &mut Decision, result: BuildResult, ended: Timestamp, report:
     let Some(last) = &mut decision.status.last_build else { return };
     last.result = Some(result);
     last.finished_at = Some(Time(whole_seconds(ended)));
+    last.cache = report.and_then(|report| report.cache.as_ref()).map(CacheStatus::of);
     last.stages = report
         .map(|report| report.stages.as_slice())
         .unwrap_or_default()

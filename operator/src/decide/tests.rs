@@ -85,6 +85,12 @@ fn success() -> String {
     report(&json!({"result": "Succeeded", "digest": format!("sha256:{}", "a".repeat(64))}))
 }
 
+fn success_with_cache() -> String {
+    let missed = json!([{"stage": "0", "line": 2, "instruction": "RUN a\nb", "reason": "\u{7}"}]);
+    let cache = json!({"hits": -1, "misses": i64::MAX, "missed": missed});
+    report(&json!({"result": "Succeeded", "digest": format!("sha256:{}", "b".repeat(64)), "cache": cache}))
+}
+
 /// Returns the status of an object whose first attempt runs, as `decide` itself writes it.
 fn running_status() -> Value {
     let decision = decide(&observed(&json!({}), &json!({}), vec![]), &Settings::default(), now());
@@ -142,6 +148,41 @@ fn a_success_needs_exit_code_nonce_digest_and_repository() {
     check(&forged(json!({"result": "Succeeded", "digest": "sha256:beef"})), refused);
     check(&forged(json!({"result": "Succeeded", "digest": digest, "image": "registry.example/other"})), refused);
     check(&forged(json!({"result": "Succeeded"})), refused);
+}
+
+#[test]
+fn what_the_cache_spared_is_told_of_the_build_that_made_the_image() {
+    let miss = json!({"stage": "builder", "line": 7, "instruction": "COPY . .", "reason": "file src/main.c changed"});
+    let cache = json!({"hits": 5, "misses": 2, "missed": [miss, {"stage": "builder", "line": 8}]});
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let message = report(&json!({"result": "Succeeded", "digest": digest, "cache": cache}));
+    let ended = terminated(0, "Completed", &message, "Succeeded");
+    let (decision, _) = outcome(&ended);
+    let told = format!("built registry.example/web@{digest}; 5 of 7 steps cached");
+    assert_eq!(decision.status.conditions[0].message, told);
+    assert_eq!(decision.notices.last().map(|notice| notice.note.clone()), Some(told));
+    let last = decision.status.last_build.clone().unwrap();
+    assert_eq!(
+        serde_json::to_value(last.cache).unwrap(),
+        json!({"hits": 5, "misses": 2, "missed": "builder line 7 `COPY . .`: file src/main.c changed"})
+    );
+    // At rest: the same words again, so nothing is written.
+    let mut looked = observed(&json!({}), &serde_json::to_value(&decision.status).unwrap(), vec![pod(1, 1, &ended)]);
+    let again = decide(&looked, &Settings::default(), now());
+    assert_eq!(again.status, decision.status);
+    assert_eq!(again.notices, vec![]);
+    // Another build has failed since, and the spec is what the image was built from.
+    let last = looked.object.status.as_mut().unwrap().last_build.as_mut().unwrap();
+    (last.result, last.key) = (Some(BuildResult::Failed), Some("other".to_owned()));
+    let back = decide(&looked, &Settings::default(), now());
+    assert_eq!(back.status.conditions[0].message, format!("built registry.example/web@{digest}"));
+}
+
+#[test]
+fn a_report_without_a_cache_says_nothing_of_it() {
+    let (decision, _) = outcome(&terminated(0, "Completed", &success(), "Succeeded"));
+    assert_eq!(decision.status.last_build.unwrap().cache, None);
+    assert!(decision.status.conditions[0].message.ends_with(&"a".repeat(64)));
 }
 
 #[test]
@@ -296,6 +337,10 @@ fn suspended_and_unusable_specs_start_nothing() {
         (json!({"suspend": true}), "Ready=False Suspended"),
         (json!({"context": {}}), "Ready=False Stalled=True InvalidSpec"),
         (json!({"timeout": "soon"}), "Ready=False Stalled=True InvalidSpec"),
+        (json!({"cache": {"ttl": "soon"}}), "Ready=False Stalled=True InvalidSpec"),
+        (json!({"cache": {"ttl": "1s"}}), "Ready=False Stalled=True InvalidSpec"),
+        (json!({"cache": {"repository": "registry.example/c:v1"}}), "Ready=False Stalled=True InvalidSpec"),
+        (json!({"cache": {"repository": "oci:/tmp"}}), "Ready=False Stalled=True InvalidSpec"),
         (json!({"context": {"configMap": {"name": "c"}}}), "Ready=False Stalled=True ConfigMapNotFound"),
     ] {
         let decision = decide(&observed(&spec, &json!({}), vec![]), &Settings::default(), now());
@@ -342,6 +387,7 @@ fn pods() -> impl Strategy<Value = Vec<Pod>> {
         json!({"phase": "Running", "containerStatuses": [{"name": "build", "image": "", "imageID": "", "ready": true,
             "restartCount": 0, "state": {"running": {}}}]}),
         terminated(0, "Completed", &success(), "Succeeded"),
+        terminated(0, "Completed", &success_with_cache(), "Succeeded"),
         terminated(1, "Error", &report(&json!({"result": "Failed", "reason": "RunFailed"})), "Failed"),
         terminated(1, "Error", &report(&json!({"result": "Failed", "reason": "RegistryUnavailable"})), "Failed"),
         terminated(137, "OOMKilled", "", "Failed"),

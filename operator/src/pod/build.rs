@@ -12,7 +12,7 @@ use karve_api::{ConfigMapKeyReference, ImageBuild, Resources, repository_of};
 use kube::ResourceExt;
 
 use super::{
-    Attempt, BUILD_CONTAINER, Settings, config_map_volume, executor, files, literal, mount, names, non_empty,
+    Attempt, BUILD_CONTAINER, Settings, cache, config_map_volume, executor, files, literal, mount, names, non_empty,
     secret_env,
 };
 
@@ -60,6 +60,7 @@ fn args(object: &ImageBuild, attempt: &Attempt, settings: &Settings) -> Vec<Stri
     args.extend(spec.output.labels.iter().map(|(name, value)| format!("--label={name}={value}")));
     args.extend(spec.output.annotations.iter().map(|(name, value)| format!("--annotation={name}={value}")));
     args.extend(registry_args(object, settings));
+    args.extend(cache::args(object, attempt, settings));
     let secrets = spec.secrets.iter().enumerate();
     args.extend(secrets.map(|(index, secret)| format!("--secret=id={},src=/karve/secrets/{index}/value", secret.id)));
     args.push("--source-info=/karve/context/source.json".to_owned());
@@ -167,6 +168,6 @@ fn inline_dockerfile(object: &ImageBuild) -> bool {
 }
 
 /// Returns a duration as Go prints it, such as `1h0m0s`.
-fn go_duration(seconds: u64) -> String {
+pub(super) fn go_duration(seconds: u64) -> String {
     format!("{}h{}m{}s", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }

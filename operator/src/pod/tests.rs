@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use karve_api::ImageBuild;
 use serde_json::{Value, json};
 
-use super::{Attempt, Settings, config_map, pod};
+use super::{Attempt, CachePolicy, Settings, config_map, pod};
 
 #[track_caller]
 fn check(name: &str, spec: &Value, attempt: i64) {
@@ -25,6 +25,7 @@ fn check(name: &str, spec: &Value, attempt: i64) {
         files_hash: Some("sha256:00".to_owned()),
         build_args: BTreeMap::from([("VERSION".to_owned(), "1.2".to_owned())]),
         timeout: Duration::from_hours(1),
+        cache_ttl: Some(Duration::from_hours(48)),
     };
     let settings = Settings {
         executor_image: "registry.example/karve:v1".to_owned(),
@@ -32,6 +33,7 @@ fn check(name: &str, spec: &Value, attempt: i64) {
         executor_image_pull_secrets: vec!["karve-pull".to_owned()],
         plain_http_registries: vec!["registry.local:5000".to_owned()],
         volume_size_gibibytes: 20,
+        cache: CachePolicy::default(),
     };
     let objects = (config_map(&object, 3), pod(&object, &attempt, &settings));
     let yaml = [serde_yaml::to_string(&objects.0).unwrap(), serde_yaml::to_string(&objects.1).unwrap()].join("---\n");
@@ -54,6 +56,7 @@ fn git_with_everything() {
             {"host": "registry.example", "caConfigMapRef": {"name": "ca", "key": "bundle.pem"}},
             {"host": "other.example", "insecureSkipVerify": true}
         ],
+        "cache": {"repository": "registry.example/shop/cache", "ttl": "48h", "mounts": false},
         "output": {
             "image": "registry.example/shop/web:v1", "tags": ["latest"], "pushSecretRef": {"name": "push-auth"},
             "labels": {"team": "shop"}, "annotations": {"org.opencontainers.image.url": "https://shop.example"}
@@ -76,7 +79,8 @@ fn inline_files_and_dockerfile() {
         "context": {"inline": {"files": {"app.py": "print('x')\n", "src/lib.py": ""}}},
         "dockerfile": {"inline": "FROM python\nCOPY . /app\n"},
         "output": {"image": "registry.local:5000/shop/web", "buildTag": false},
-        "registries": [{"host": "registry.local:5000", "plainHTTP": true}]
+        "registries": [{"host": "registry.local:5000", "plainHTTP": true}],
+        "cache": {"disabled": true}
     });
     check("inline_files_and_dockerfile", &spec, 1);
 }
@@ -99,6 +103,7 @@ fn no_value_of_a_spec_takes_in_the_environment_of_a_container() {
         files_hash: None,
         build_args: BTreeMap::from([("ARGUMENT".to_owned(), hostile.to_owned())]),
         timeout: Duration::from_hours(1),
+        cache_ttl: None,
     };
     let spec = pod(&object, &attempt, &Settings::default()).spec.unwrap();
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
