@@ -35,6 +35,7 @@ fn the_chart_and_the_kustomization_install_the_same_objects() {
 fn the_program_knows_every_flag_that_the_chart_passes() {
     let objects = chart(&[
         "--set=watchNamespaces={shop,web},registries.plainHTTP={registry.local:5000},executor.imagePullSecrets={pull}",
+        "--set=cache.enabled=false,cache.ttl=1.5h30m10s",
     ]);
     // It reads flags and their values in order, and `--help` ends it before it does anything.
     let output = run(&programs::operator(), arguments(&objects).into_iter().chain(["--help"]), "");

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use karve_tests::programs;
 use serde_json::Value;
 
-use crate::render::{arguments, chart, chart_text, container, helm, only, repository, succeeded};
+use crate::render::{arguments, chart, chart_text, container, helm, only, repository, run, succeeded};
 
 #[test]
 fn lint_finds_nothing() {
@@ -27,6 +28,7 @@ fn a_typo_is_refused() {
     check_refused("registries.plainHttp={registry.local}", "'plainHttp' not allowed");
     check_refused("crds.enabled=true", "'enabled' not allowed");
     check_refused("resources.request.cpu=1", "'request' not allowed");
+    check_refused("cache.enable=false", "'enable' not allowed");
 }
 
 #[test]
@@ -38,6 +40,26 @@ fn a_value_that_cannot_be_right_is_refused() {
     check_refused("replicaCount=-1", "/replicaCount");
     check_refused("executor.volumeSizeGiB=0", "/executor/volumeSizeGiB");
     check_refused("log.format=xml", "/log/format");
+    check_refused("cache.enabled=sometimes", "/cache/enabled");
+    check_refused("cache.ttl=14d", "/cache/ttl");
+    check_refused("cache.ttl=-1h", "/cache/ttl");
+    check_refused("cache.ttl=", "/cache/ttl");
+}
+
+/// Whoever may write to a repository of the cache decides what the images hold that are made from it: one for all builds
+/// would let each namespace poison the others' (docs/security.md).
+#[test]
+fn no_value_makes_builds_share_a_repository_of_the_cache() {
+    for name in ["repository", "repo", "registry", "from"] {
+        check_refused(&format!("cache.{name}=registry.example/cache"), &format!("'{name}' not allowed"));
+    }
+    let objects = chart(&[]);
+    let of_cache: Vec<&str> =
+        arguments(&objects).into_iter().filter(|argument| argument.starts_with("--cache")).collect();
+    assert_eq!(of_cache, ["--cache-enabled=true", "--cache-ttl=336h"]);
+    let help = succeeded(&run(&programs::operator(), ["run", "--help"], ""));
+    let flags: Vec<&str> = help.split_whitespace().filter(|word| word.starts_with("--cache")).collect();
+    assert_eq!(flags, ["--cache-enabled", "--cache-ttl"]);
 }
 
 #[track_caller]
@@ -84,6 +106,8 @@ fn values_become_arguments() {
     );
     check_arguments("executor.image.pullPolicy=Always", &["--executor-pull-policy=Always"]);
     check_arguments("executor.volumeSizeGiB=100000", &["--volume-size-gib=100000"]);
+    check_arguments("cache.enabled=false", &["--cache-enabled=false"]);
+    check_arguments("cache.ttl=1h30m", &["--cache-ttl=1h30m"]);
     check_arguments("watchNamespaces={shop,web}", &["--watch-namespace=shop", "--watch-namespace=web"]);
     check_arguments(
         "registries.plainHTTP={one.local,two.local:5000}",
