@@ -73,11 +73,36 @@ async fn rules_refuse_in_words_that_help() {
     check(&scene, json!({"output": {"image": null}}), "spec.output.image: Required value").await;
     check(&scene, json!({"timeout": "25h"}), "must be a duration from 1s to 24h").await;
     check(&scene, json!({"history": {"ttl": "1s"}}), "must be a duration of at least 1m").await;
+    let cache = |field: &str, value: &str| json!({"cache": {field: value}});
+    check(&scene, cache("ttl", "1s"), "must be a duration from 1m to 87600h").await;
+    check(&scene, cache("ttl", "14d"), "spec.cache.ttl").await;
+    for repository in
+        ["registry.example/c:v1", "registry.example/c@sha256:00", "https://registry.example/c", "oci:5000/c", ""]
+    {
+        check(&scene, cache("repository", repository), "spec.cache.repository").await;
+    }
+    check(&scene, cache("repository", "registry.example/c:v1"), "without a tag and without a digest").await;
+    check(&scene, cache("disabled", "yes"), "spec.cache.disabled").await;
     check(&scene, json!({"retries": -1}), "should be greater than or equal to 0").await;
     let label = json!({"podTemplate": {"metadata": {"labels": {"karve.dev/imagebuild": "other"}}}});
     check(&scene, label, "keys under karve.dev/ are set by the operator alone").await;
     let refusal = send(&scene, object(&"a".repeat(64), &spec("web", "1"))).await.unwrap_err();
     assert!(refusal.contains("metadata.name may have at most 63 characters"), "{refusal}");
+}
+
+#[tokio::test]
+async fn every_field_of_the_cache_is_admitted() {
+    let scene = Scene::new("cache-fields").await;
+    for cache in [
+        json!({}),
+        json!({"disabled": true}),
+        json!({"disabled": false, "repository": "registry.local:5000/shop/web/cache", "ttl": "336h", "mounts": false}),
+        json!({"repository": "cache", "ttl": "1m"}),
+    ] {
+        let mut cached = spec("web", "1");
+        cached["cache"] = cache;
+        send(&scene, object("web", &cached)).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
     reason = "tests fail by panicking; clippy knows only those in `#[test]` functions"
 )]
 
+mod cache;
 mod definition;
 mod inputs;
 mod leader;

@@ -11,7 +11,7 @@ use k8s_openapi::{
     api::core::v1::{ConfigMap, Event, Namespace, Pod},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
-use karve_api::{BuildReport, ImageBuild, Outcome, Reason, repository_of};
+use karve_api::{BuildReport, CacheReport, ImageBuild, Outcome, Reason, repository_of};
 use karve_tests::{api_server::ApiServer, eventually, eventually_async, http, process::Process, programs};
 use kube::{
     Api, Client, ResourceExt,
@@ -162,6 +162,13 @@ impl Scene {
         digest
     }
 
+    /// Plays the kubelet: the same, of a build that had a cache.
+    pub(crate) async fn succeed_with_cache(&self, pod: &str, number: u8, cache: CacheReport) {
+        let digest = Some(format!("sha256:{}", format!("{number:02x}").repeat(32)));
+        let report = BuildReport { result: Outcome::Succeeded, digest, cache: Some(cache), ..BuildReport::default() };
+        self.end(pod, 0, report).await;
+    }
+
     /// Plays the kubelet: the container `build` of a Pod has failed.
     pub(crate) async fn fail(&self, pod: &str, reason: Reason, message: &str) {
         let report = BuildReport { reason: Some(reason), message: Some(message.to_owned()), ..BuildReport::default() };
@@ -193,12 +200,20 @@ impl Scene {
         self.pods().patch_status(pod, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
 
-    /// Returns the reasons of the Events about an object, each once, sorted.
-    pub(crate) async fn event_reasons(&self, name: &str) -> Vec<String> {
+    async fn events(&self, name: &str) -> impl Iterator<Item = Event> {
         let events: Api<Event> = self.api();
         let events = events.list(&ListParams::default()).await.unwrap().items.into_iter();
-        let about = events.filter(|event| event.involved_object.name.as_deref() == Some(name));
-        let mut reasons: Vec<String> = about.filter_map(|event| event.reason).collect();
+        events.filter(move |event| event.involved_object.name.as_deref() == Some(name))
+    }
+
+    /// Returns what the Events about an object say.
+    pub(crate) async fn event_notes(&self, name: &str) -> Vec<String> {
+        self.events(name).await.filter_map(|event| event.message).collect()
+    }
+
+    /// Returns the reasons of the Events about an object, each once, sorted.
+    pub(crate) async fn event_reasons(&self, name: &str) -> Vec<String> {
+        let mut reasons: Vec<String> = self.events(name).await.filter_map(|event| event.reason).collect();
         reasons.sort();
         reasons.dedup();
         reasons
