@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     karve::{closed_port, cluster, kill_operator},
-    namespace::{DEADLINE, Namespace, condition, requests},
+    namespace::{DEADLINE, Namespace, condition, create_registry_secret, requests},
 };
 
 /// A Pod that waits for a Secret starts when the kubelet looks again, seconds after its arrival; the rest is the build.
@@ -211,12 +211,4 @@ fn create(namespace: &Namespace, object: &Value) -> String {
     let path = file.path().to_str().unwrap();
     let output = cluster().kubectl(&["--namespace", &namespace.name, "create", "--filename", path]);
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn create_registry_secret(namespace: &Namespace, name: &str, host: &str, user: &str, password: &str) {
-    let flags = [("server", host), ("username", user), ("password", password)];
-    let flags = flags.map(|(flag, value)| format!("--docker-{flag}={value}"));
-    let [server, username, password] = flags.each_ref().map(String::as_str);
-    let create = ["create", "secret", "docker-registry", name, server, username, password];
-    cluster().kubectl_ok(&[&["--namespace", &namespace.name], &create[..]].concat());
 }

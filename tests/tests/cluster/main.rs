@@ -11,6 +11,7 @@
 )]
 
 mod bad_input;
+mod cache;
 mod karve;
 mod lifecycle;
 mod namespace;

@@ -224,3 +224,12 @@ pub(crate) fn condition(build: &ImageBuild, kind: &str) -> Option<Value> {
     let found = conditions.iter().find(|condition| condition.type_ == kind)?;
     Some(serde_json::to_value(found).unwrap())
 }
+
+/// Makes a Secret with the password of a registry.
+pub(crate) fn create_registry_secret(namespace: &Namespace, name: &str, host: &str, user: &str, password: &str) {
+    let flags = [("server", host), ("username", user), ("password", password)];
+    let flags = flags.map(|(flag, value)| format!("--docker-{flag}={value}"));
+    let [server, username, password] = flags.each_ref().map(String::as_str);
+    let create = ["create", "secret", "docker-registry", name, server, username, password];
+    cluster().kubectl_ok(&[&["--namespace", &namespace.name], &create[..]].concat());
+}
