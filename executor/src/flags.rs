@@ -231,7 +231,7 @@ pub struct RunFlags {
     /// OCI image layout that receives the image [default: karve-output/NAME]
     #[arg(long, short = 'o', value_name = "DIR")]
     pub oci_layout_path: Option<PathBuf>,
-    /// Push to spec.output instead of writing an OCI image layout
+    /// Push to spec.output, with the cache of spec.cache, instead of writing an OCI image layout without a cache
     #[arg(long)]
     pub push: bool,
     /// Value of a secret of spec.secrets: id=NAME,src=FILE or id=NAME,env=VARIABLE; may be repeated

@@ -23,7 +23,7 @@ use karve::{
     progress::explain,
     report,
 };
-use karve_api::{BuildReport, GitRef, ImageBuild, ImageBuildSpec, Outcome, Reason, repository_of};
+use karve_api::{BuildReport, CacheStatus, GitRef, ImageBuild, ImageBuildSpec, Outcome, Reason, repository_of};
 use serde_json::{Value, json};
 
 use super::{build::masks, ended_by, fail, progress, terminated};
@@ -174,8 +174,24 @@ fn build_flags(spec: &ImageBuildSpec, name: &str, flags: &RunFlags, directory: &
         timeout: spec.timeout.clone(),
         work_dir: flags.work_dir.clone(),
         source_info: Some(directory.join(context::SOURCE_INFO)),
-        ..BuildFlags::default()
+        ..cache_flags(spec, flags.push)
     })
+}
+
+/// What the operator would pass of the cache. Without a push there is no cache: it would be in a registry that nobody has
+/// asked to write to.
+fn cache_flags(spec: &ImageBuildSpec, push: bool) -> BuildFlags {
+    let given = spec.cache.clone().unwrap_or_default();
+    if !push || given.disabled.unwrap_or(false) {
+        return BuildFlags { cache: Some(Switch(false)), ..BuildFlags::default() };
+    }
+    BuildFlags {
+        cache: Some(Switch(true)),
+        cache_repo: Some(spec.cache_repository()),
+        cache_ttl: given.ttl,
+        cache_mounts: given.mounts.map(Switch),
+        ..BuildFlags::default()
+    }
 }
 
 /// The status that the operator would write.
@@ -194,9 +210,12 @@ fn status(
         .as_deref()
         .zip(report.digest.as_deref())
         .map(|(repository, digest)| format!("{repository}@{digest}"));
-    let message = match &image {
-        Some(image) => format!("built {image}"),
-        None => report.message.clone().unwrap_or_default(),
+    let cache = report.cache.as_ref().map(CacheStatus::of);
+    let cached = cache.as_ref().and_then(CacheStatus::summary);
+    let message = match (&image, &cached) {
+        (Some(image), Some(cached)) => format!("built {image}; {cached}"),
+        (Some(image), None) => format!("built {image}"),
+        (None, _) => report.message.clone().unwrap_or_default(),
     };
     let condition = |kind: &str, status: &str| {
         json!({ "type": kind, "status": status, "reason": reason.as_str(), "message": message,
@@ -222,6 +241,7 @@ fn status(
             "reason": reason.as_str(),
             "stage": report.stage,
             "logTail": report.log_tail,
+            "cache": cache,
             "stages": built.map(|built| {
                 let stages = built.stages.iter();
                 stages.map(|stage| json!({ "name": stage.name, "duration": format!("{:.1}s", stage.duration.as_secs_f64()) })).collect::<Vec<_>>()

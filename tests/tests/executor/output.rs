@@ -1,10 +1,10 @@
 //! Where the image and its digest end up: registry, layout, files, standard output; and that they are the same every time.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
-use karve_api::ImageBuild;
+use karve_api::{ImageBuild, ImageBuildStatus};
 use karve_tests::{images, inspect::Image, programs, registry::Registry};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::build::{Build, TAG};
@@ -155,4 +155,52 @@ fn the_sample_runs_without_a_cluster_and_prints_its_status() {
     assert_eq!((page.owner.as_str(), page.mode.as_str()), ("10001/10001", "-rw-r--r--"));
     assert_eq!(image.entry("entrypoint").mode, "-rwxr-xr-x");
     assert_eq!(image.config["config"]["User"], "web");
+}
+
+/// Runs an ImageBuild with these flags, and returns its status.
+fn run_manifest(manifest: &Value, directory: &Path, flags: &[&str]) -> ImageBuildStatus {
+    fs::write(directory.join("build.yaml"), manifest.to_string()).unwrap();
+    let mut karve = Command::new(programs::karve());
+    let output = karve.args(["run", "-f", "build.yaml"]).args(flags).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let build: ImageBuild = serde_yaml::from_str(&String::from_utf8_lossy(&output.stdout)).expect("it prints YAML");
+    build.status.expect("the resource has a status")
+}
+
+#[test]
+fn a_manifest_that_is_pushed_has_the_cache_that_the_operator_would_give_it() {
+    let registry = Registry::start();
+    let directory = TempDir::new().unwrap();
+    let mut manifest = json!({
+        "apiVersion": "karve.dev/v1alpha1", "kind": "ImageBuild", "metadata": {"name": "web"},
+        "spec": {
+            "context": {"inline": {"files": {"Dockerfile": "FROM scratch\nCOPY file /\n", "file": "1"}}},
+            "output": {"image": format!("{}/shop/web:v1", registry.host())},
+            "registries": [{"host": registry.host(), "plainHTTP": true}],
+        },
+    });
+    let cache = |status: &ImageBuildStatus| {
+        let cache = status.last_build.as_ref().and_then(|last| last.cache.clone())?;
+        Some((cache.hits?, cache.misses?))
+    };
+    assert_eq!(cache(&run_manifest(&manifest, directory.path(), &[])), None);
+    assert_eq!(registry.tags("shop/web/cache"), Vec::<String>::new());
+
+    assert_eq!(cache(&run_manifest(&manifest, directory.path(), &["--push"])), Some((0, 1)));
+    assert_ne!(registry.tags("shop/web/cache"), Vec::<String>::new());
+    let again = run_manifest(&manifest, directory.path(), &["--push"]);
+    assert_eq!(cache(&again), Some((1, 0)));
+    assert!(again.conditions[0].message.ends_with("; 1 of 1 steps cached"), "{:?}", again.conditions);
+
+    manifest["spec"]["context"]["inline"]["files"]["file"] = json!("2");
+    let changed = run_manifest(&manifest, directory.path(), &["--push"]);
+    assert_eq!(cache(&changed), Some((0, 1)));
+    let missed = changed.last_build.unwrap().cache.unwrap().missed.expect("it says why");
+    assert!(missed.contains("line 2 `COPY file /`: ") && missed.ends_with("file changed"), "{missed}");
+
+    manifest["spec"]["cache"] = json!({"disabled": true});
+    assert_eq!(cache(&run_manifest(&manifest, directory.path(), &["--push"])), None);
+    manifest["spec"]["cache"] = json!({"repository": format!("{}/other", registry.host())});
+    assert_eq!(cache(&run_manifest(&manifest, directory.path(), &["--push"])), Some((0, 1)));
+    assert_ne!(registry.tags("other"), Vec::<String>::new());
 }
