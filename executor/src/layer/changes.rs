@@ -246,7 +246,7 @@ impl<'a> Walk<'a> {
             && is_owned_alike(&metadata, lower.metadata())
             && metadata.mtime == lower.metadata().mtime
         {
-            digest = Some(hash(file.into()).map_err(|source| operation("read", path, source))?);
+            digest = Some(hash(File::from(file)).map_err(|source| operation("read", path, source))?);
             // A file with several names was linked by this step: its entry is needed for the others.
             if digest == content.digest && status.stx_nlink == 1 {
                 return Ok(());
@@ -366,7 +366,8 @@ fn is_alike(metadata: &Metadata, kind: &Kind, lower: &Node) -> bool {
         && (matches!(kind, Kind::Symlink(_)) || metadata.mode == lower_metadata.mode)
 }
 
-fn hash(mut file: File) -> io::Result<Digest> {
+/// Reads to the end and returns the digest.
+pub(super) fn hash(mut file: impl Read) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; PIECE_BYTES];
     loop {

@@ -11,11 +11,13 @@ use crate::image::digest::Digest;
 pub mod changes;
 pub mod compress;
 pub mod error;
+pub mod pack;
 mod place;
 pub mod read;
 mod tar;
 #[cfg(test)]
 mod tests;
+pub mod trim;
 pub mod unpack;
 pub mod write;
 

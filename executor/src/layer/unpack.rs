@@ -323,10 +323,14 @@ fn unpack_files(place: &mut Place, layer: &UnpackLayer<'_>, mut files: Files<'_>
             let Some(Action::Put(_, Kind::File(described))) = described.map(|described| &described.action) else {
                 continue;
             };
-            // The same path may come several times in a layer; the digest says which of them is meant.
+            // The same path may come several times in a layer; the digest says which of them is meant. What is larger than an
+            // index from elsewhere says is none of them: the room for it was never asked for.
+            let Action::Put(_, Kind::File(found)) = &change.action else { continue };
             let mut wanted = Vec::new();
             if let Some(files) = files.get_mut(&change.path) {
-                wanted.extend(files.extract_if(.., |file| file.content.digest == described.digest));
+                let is_meant =
+                    |file: &Wanted<'_>| file.content.digest == described.digest && file.content.size == found.size;
+                wanted.extend(files.extract_if(.., |file| is_meant(file)));
             }
             write_files(place, &mut tar, &change, &wanted)?;
         }

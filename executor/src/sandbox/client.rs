@@ -28,7 +28,7 @@ use super::{
     helper::HELPER_ARGUMENT,
     maps,
     output::{Stream, pump},
-    request::{Answered, Reply, Request, Step, StepResult, Unpack, UnpackOverlay, body_length, encode},
+    request::{Answered, Pack, PackResult, Reply, Request, Step, StepResult, Unpack, UnpackOverlay, body_length, encode},
 };
 use crate::filesystem::path::TreePath;
 
@@ -94,8 +94,16 @@ impl Sandbox {
         }
     }
 
+    /// Makes an archive of what is in a directory; `None` if nothing has changed.
+    pub async fn pack(&self, request: Pack) -> Result<Option<PackResult>, SandboxError> {
+        match self.operate(&Request::Pack(request), warn).await? {
+            Reply::Packed(result) => Ok(result),
+            _ => Err(unexpected()),
+        }
+    }
+
     async fn unpacked(&self, request: &Request) -> Result<Vec<String>, SandboxError> {
-        match self.operate(request, |stream, line| tracing::warn!(?stream, line = %line.escape_ascii())).await? {
+        match self.operate(request, warn).await? {
             Reply::Unpacked(warnings) => Ok(warnings),
             _ => Err(unexpected()),
         }
@@ -119,6 +127,11 @@ impl Sandbox {
             Ok(reply) => pumped.map(|()| reply).map_err(SandboxError::Connection),
         }
     }
+}
+
+/// Passes on what a helper says that should say nothing.
+fn warn(stream: Stream, line: &[u8]) {
+    tracing::warn!(?stream, line = %line.escape_ascii());
 }
 
 fn is_hangup(error: &io::Error) -> bool {

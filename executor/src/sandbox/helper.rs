@@ -65,6 +65,7 @@ fn perform(request: Request, ask: &mut Ask<'_>) -> Result<Reply, Failure> {
         }
         Request::Unpack(request) => Reply::Unpacked(operations::unpack(&request)?),
         Request::UnpackOverlay(request) => Reply::Unpacked(operations::unpack_overlay(&request)?),
+        Request::Pack(request) => Reply::Packed(operations::pack_directory(&request)?),
         Request::Step(step) => Reply::Stepped(step::run(&step, ask)?),
     })
 }

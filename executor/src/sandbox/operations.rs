@@ -13,13 +13,14 @@ use serde::de::DeserializeOwned;
 use super::{
     error::{Failure, cannot},
     overlay::open_directory,
-    request::{Archive, Output, Unpack, UnpackOverlay},
+    request::{Archive, Output, Pack, PackResult, Unpack, UnpackOverlay},
 };
 use crate::{
     filesystem::{entry::Change, index::Index, path::TreePath, view::View},
     layer::{
         Layer,
         changes::{changes, directories, open},
+        pack::{PackOptions, Packed, pack},
         unpack::{self, UnpackLayer},
         write::{WriteOptions, write},
     },
@@ -70,6 +71,20 @@ pub(super) fn write_layer(upper: &Path, output: &Output, ask: &mut Ask<'_>) -> R
     write_index(&output.index, &written.index)
         .map_err(cannot(format!("write the index {}", output.index.display())))?;
     Ok(written.layer)
+}
+
+/// Makes an archive of what is in a directory, and writes its index beside it; `None` if nothing has changed.
+pub(super) fn pack_directory(request: &Pack) -> Result<Option<PackResult>, Failure> {
+    let Pack { archive: Archive { blob, compression, index }, content_max, threads, .. } = request;
+    let directory = open_directory(&request.directory)?;
+    let before = request.before.as_deref().map(read_json::<Index>).transpose()?;
+    let before = before.map(|index| index.changes).unwrap_or_default();
+    let options =
+        PackOptions { before: &before, content_max: *content_max, compression: *compression, threads: *threads };
+    let packed = pack(directory.as_fd(), blob, &options).map_err(cannot("pack the directory"))?;
+    let Some(Packed { layer, index: written, content, omitted }) = packed else { return Ok(None) };
+    write_index(index, &written).map_err(cannot(format!("write the index {}", index.display())))?;
+    Ok(Some(PackResult { layer, content, omitted }))
 }
 
 fn write_index(path: &Path, index: &Index) -> io::Result<()> {

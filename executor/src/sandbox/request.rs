@@ -17,7 +17,7 @@ use crate::{
         path::{TreePath, lossless},
         view::View,
     },
-    layer::{Compression, Layer},
+    layer::{Compression, Layer, trim::Omitted},
     secret::Secret,
 };
 
@@ -36,6 +36,8 @@ pub(super) enum Request {
     Unpack(Unpack),
     /// Unpacks layers into a directory that serves as an overlay's lower directory.
     UnpackOverlay(UnpackOverlay),
+    /// Makes an archive of what is in a directory.
+    Pack(Pack),
     /// Runs one process and, if it succeeds, makes a layer of what it changed.
     Step(Box<Step>),
 }
@@ -62,6 +64,32 @@ pub struct UnpackOverlay {
     pub layers: Vec<Archive>,
     /// Layers that are read at once, at most.
     pub threads: usize,
+}
+
+/// A directory to be packed while nothing writes to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pack {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The index, as a JSON file, of the archive that holds what was in the directory before; `None` is nothing.
+    pub before: Option<PathBuf>,
+    /// The bytes of files that the archive has, at most.
+    pub content_max: u64,
+    /// Where the archive and its index go, neither of which exists.
+    pub archive: Archive,
+    /// Compressing threads.
+    pub threads: usize,
+}
+
+/// A directory that was packed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PackResult {
+    /// The archive.
+    pub layer: Layer,
+    /// Bytes of its files.
+    pub content: u64,
+    /// What did not fit.
+    pub omitted: Omitted,
 }
 
 /// A compressed layer in a file, and its index in another.
@@ -297,6 +325,8 @@ pub(super) enum Reply {
     Changed(Vec<TreePath>),
     /// Layers were unpacked, with these warnings.
     Unpacked(Vec<String>),
+    /// A directory was packed, or is as it was.
+    Packed(Option<PackResult>),
     /// A step was run.
     Stepped(StepResult),
     /// The operation failed.

@@ -3,6 +3,7 @@
 mod difference;
 mod hostile;
 mod overlay;
+mod pack;
 mod round_trip;
 mod unpacked;
 

@@ -322,3 +322,14 @@ fn an_overlay_layer_holds_the_difference_alone() {
     let paths: Vec<_> = found.iter().map(|change| change.path.to_string()).collect();
     assert_eq!(paths, ["/bin", "/bin/new", "/null"]);
 }
+
+#[test]
+fn a_file_that_is_larger_than_its_index_says_is_not_unpacked() {
+    let mut stack = Stack::new(&[vec![file("a", b"content")]]);
+    let Action::Put(_, Kind::File(content)) = &mut stack.layers[0].index.changes[0].action else {
+        panic!("a file is a file")
+    };
+    content.size = 1;
+    let error = stack.unpack().unwrap_err();
+    assert!(matches!(error, LayerError::Entry { problem: Problem::NotInLayer, .. }), "{error}");
+}
