@@ -8,6 +8,7 @@ use std::{
     future::pending,
     io::Read,
     path::Path,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     thread,
 };
@@ -50,6 +51,7 @@ use crate::{
         error::SolveError,
         layers::{Layers, StageLayer},
         remote::Remotes,
+        saved_caches::SavedCaches,
         secrets::Secrets,
         upload::Uploader,
         work::WorkDirectory,
@@ -102,17 +104,28 @@ pub async fn build(
 ) -> Result<Built, BuildError> {
     let registry = registry(options, environment)?;
     let work = Arc::new(work_directory(options)?);
+    let mounts = Arc::new(Mounts::default());
+    let (mut interrupted, mut overrun) = (pin!(interrupted), pin!(overrun(options, &work)));
     let result = tokio::select! {
         biased;
-        signal = interrupted => Err(BuildError::Interrupted(signal)),
-        result = make(options, &registry, &work, progress, environment.now) => result,
-        error = overrun(options, &work) => Err(error),
+        signal = &mut interrupted => Err(BuildError::Interrupted(signal)),
+        result = make(options, &registry, &work, &mounts, progress, environment.now) => result,
+        error = &mut overrun => Err(error),
     };
     let result = result.map_err(|error| match error.reason() {
         Reason::VolumeFull if !matches!(error, BuildError::VolumeFull { .. }) => BuildError::DiskFull(error.into()),
         Reason::RunFailed if work.is_disk_full() => BuildError::DiskFull(error.into()),
         _ => error,
     });
+    if !result.as_ref().is_err_and(BuildError::is_cut_off) {
+        // Last: the image is where it belongs, or the step has failed that will find its caches the next time.
+        tokio::select! {
+            biased;
+            _ = interrupted => {}
+            () = mounts.save() => {}
+            error = overrun => progress.warning(&format!("not all cache mounts are saved: {error}")),
+        }
+    }
     work.remove().await;
     result
 }
@@ -145,6 +158,7 @@ async fn make(
     options: &Options,
     registry: &Registry,
     work: &Arc<WorkDirectory>,
+    mounts: &Arc<Mounts>,
     progress: &Arc<Progress>,
     now: i64,
 ) -> Result<Built, BuildError> {
@@ -198,7 +212,7 @@ async fn make(
         uploader,
         layers,
         roots: Roots::default(),
-        mounts: Mounts::default(),
+        mounts: Arc::clone(mounts),
         sandbox,
         secrets: Secrets::new(options.secrets.clone()),
         agents,
@@ -211,6 +225,7 @@ async fn make(
         steps: 0.into(),
         graph,
     };
+    mounts.keep(SavedCaches::of(&solver, &options.plan.platform));
     let solved = solver.run().await?;
     let target = &solver.graph.stages[solver.graph.target];
     let image = assemble::image(&target.config, &solved.layers, &solved.history, &options.annotations, solver.epoch)?;

@@ -115,6 +115,11 @@ impl BuildError {
         }
     }
 
+    /// Whether the build was ended from outside, while steps were running or for want of room.
+    pub const fn is_cut_off(&self) -> bool {
+        matches!(self, Self::Interrupted(_) | Self::Timeout(_) | Self::VolumeFull { .. } | Self::DiskFull(_))
+    }
+
     /// The reason that the report names.
     pub fn reason(&self) -> Reason {
         match self {

@@ -27,7 +27,7 @@ const DEFINITION: &str = "dev.karve.cache.definition";
 const CONTENT: &str = "dev.karve.cache.content";
 const STAGES: &str = "dev.karve.cache.stages";
 pub(super) const CREATED: &str = "dev.karve.cache.created";
-const DIFF_ID: &str = "dev.karve.layer.diffid";
+pub(super) const DIFF_ID: &str = "dev.karve.layer.diffid";
 const STEP: &str = "dev.karve.layer.step";
 
 /// What a step made, and from what.
@@ -61,7 +61,7 @@ pub struct EntryLayer {
 /// Says why a manifest is no entry.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidEntry(String);
+pub struct InvalidEntry(pub(super) String);
 
 /// Names a result of a stage: its layers, whatever their compression.
 pub fn stack<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Digest {
@@ -140,7 +140,10 @@ impl EntryLayer {
     }
 }
 
-fn annotation<T: std::str::FromStr>(annotations: &BTreeMap<String, String>, name: &str) -> Result<T, InvalidEntry> {
+pub(super) fn annotation<T: std::str::FromStr>(
+    annotations: &BTreeMap<String, String>,
+    name: &str,
+) -> Result<T, InvalidEntry> {
     let text = annotations.get(name).ok_or_else(|| InvalidEntry(format!("it has no annotation {name}")))?;
     text.parse().map_err(|_| InvalidEntry(format!("its annotation {name} is malformed")))
 }

@@ -8,4 +8,5 @@ pub mod choose;
 pub mod entry;
 pub mod key;
 pub mod misses;
+pub mod mount;
 pub mod store;

@@ -1,8 +1,9 @@
 //! Cache mounts: directories that the steps of a build share and that no layer holds. An identity and a way of sharing come
 //! in, a directory comes out, held until the step has ended.
 //!
-//! They live in the build's work directory and end with it. [`CacheMounts::acquire`] is the only door: whoever keeps caches
-//! beyond a build puts them behind it.
+//! They live in the build's work directory and end with it. [`CacheMounts::acquire`] is the only door; what is kept beyond
+//! the build (`saved_caches`) comes in through it, and goes out through [`CacheMounts::kept`]. Of the directories of one
+//! identity the first is kept: the others are there because it was taken.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +13,11 @@ use std::{
 
 use tokio::sync::{Notify, OnceCell};
 
-use crate::plan::graph::{Attributes, CacheMount, From, Sharing};
+use crate::{
+    cache::mount::Identity,
+    image::digest::Digest,
+    plan::graph::{Attributes, CacheMount, From, Sharing},
+};
 
 /// What makes two cache mounts one cache.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,19 +39,42 @@ pub(super) struct CacheMounts {
 #[derive(Debug, Default)]
 struct Cache {
     /// The directory, once it is made.
-    path: Arc<OnceCell<PathBuf>>,
+    directory: Arc<OnceCell<CacheDirectory>>,
     users: usize,
     /// Whether those users let others in.
     is_shared: bool,
+    /// Whether a step that used it was cut off: it may even be writing still.
+    is_torn: bool,
 }
 
-/// A cache that a step uses. Dropped, it is free for others.
+/// The directory of a cache.
+#[derive(Clone, Debug)]
+pub(super) struct CacheDirectory {
+    pub(super) path: PathBuf,
+    /// How it is kept beyond the build, if it is.
+    pub(super) kept: Option<Kept>,
+}
+
+/// How a cache is kept beyond the build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// The tag in the cache repository.
+    pub(super) tag: String,
+    /// What people call it.
+    pub(super) name: String,
+    /// The index, in a file, of what was in it at first; `None` is nothing.
+    pub(super) before: Option<PathBuf>,
+}
+
+/// A cache that a step uses. Dropped, it is free for others, and torn unless it was released.
 #[derive(Debug)]
 pub(super) struct CacheHold {
     caches: Arc<CacheMounts>,
     key: CacheKey,
     position: usize,
     pub(super) path: PathBuf,
+    /// Whether a step may be writing to it.
+    is_used: bool,
 }
 
 impl CacheKey {
@@ -59,19 +87,25 @@ impl CacheKey {
         };
         Self { id: id.clone(), from: from.clone(), source: source.to_owned(), attributes }
     }
+
+    /// What it is from build to build; `seed` is the content that it begins with.
+    pub(super) fn identity<'a>(&'a self, platform: &'a str, seed: Option<&'a Digest>) -> Identity<'a> {
+        Identity { platform, id: &self.id, source: &self.source, attributes: self.attributes, seed }
+    }
 }
 
 impl CacheMounts {
-    /// Takes a cache, waiting while others hold one that is locked; `make` makes what a new one begins with.
+    /// Takes a cache, waiting while others hold one that is locked; `make` makes what a new one begins with, and is told
+    /// whether it is the first of its identity.
     ///
     /// A step that takes several takes them in the order of their keys: then no two steps wait for each other.
     pub(super) async fn acquire<E>(
         self: &Arc<Self>,
         key: &CacheKey,
         sharing: Sharing,
-        make: impl Future<Output = Result<PathBuf, E>>,
+        make: impl AsyncFnOnce(bool) -> Result<CacheDirectory, E>,
     ) -> Result<CacheHold, E> {
-        let (position, path) = loop {
+        let (position, directory) = loop {
             // Made before the look: a release between look and wait is not missed.
             let released = self.released.notified();
             if let Some(taken) = self.take(key, sharing) {
@@ -79,13 +113,28 @@ impl CacheMounts {
             }
             released.await;
         };
-        let mut hold = CacheHold { caches: Arc::clone(self), key: key.clone(), position, path: PathBuf::new() };
-        hold.path = path.get_or_try_init(|| make).await?.clone();
+        let (caches, key, path) = (Arc::clone(self), key.clone(), PathBuf::new());
+        let mut hold = CacheHold { caches, key, position, path, is_used: false };
+        hold.path.clone_from(&directory.get_or_try_init(|| make(position == 0)).await?.path);
+        hold.is_used = true;
         Ok(hold)
     }
 
+    /// Lists what is kept beyond the build, with where it is: what was used, and what every step has ended with that used it.
+    pub(super) fn kept(&self) -> Vec<(PathBuf, Kept)> {
+        let caches = self.lock();
+        let first = caches.values().filter_map(|caches| caches.first());
+        let whole = first.filter(|cache| cache.users == 0 && !cache.is_torn);
+        whole
+            .filter_map(|cache| {
+                let CacheDirectory { path, kept } = cache.directory.get()?;
+                Some((path.clone(), kept.clone()?))
+            })
+            .collect()
+    }
+
     /// Takes a cache that may be used now, a new one if there is none; `None` is to wait.
-    fn take(&self, key: &CacheKey, sharing: Sharing) -> Option<(usize, Arc<OnceCell<PathBuf>>)> {
+    fn take(&self, key: &CacheKey, sharing: Sharing) -> Option<(usize, Arc<OnceCell<CacheDirectory>>)> {
         let mut caches = self.lock();
         let caches = caches.entry(key.clone()).or_default();
         let is_shared = sharing == Sharing::Shared;
@@ -102,7 +151,7 @@ impl CacheMounts {
         let cache = caches.get_mut(position)?;
         cache.users += 1;
         cache.is_shared = is_shared;
-        Some((position, Arc::clone(&cache.path)))
+        Some((position, Arc::clone(&cache.directory)))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<CacheKey, Vec<Cache>>> {
@@ -110,10 +159,18 @@ impl CacheMounts {
     }
 }
 
+impl CacheHold {
+    /// Gives the cache back after a step that has ended, with all of its processes.
+    pub(super) fn release(mut self) {
+        self.is_used = false;
+    }
+}
+
 impl Drop for CacheHold {
     fn drop(&mut self) {
         if let Some(cache) = self.caches.lock().get_mut(&self.key).and_then(|caches| caches.get_mut(self.position)) {
             cache.users -= 1;
+            cache.is_torn |= self.is_used;
         }
         self.caches.released.notify_waiters();
     }
@@ -133,8 +190,18 @@ mod tests {
 
     /// Takes a cache if that is possible at once; a new one is called by `name`.
     fn take(caches: &Arc<CacheMounts>, id: &str, sharing: Sharing, name: &str) -> Option<CacheHold> {
-        let made = async { Ok::<_, Infallible>(PathBuf::from(name)) };
+        let made = async |is_first| Ok::<_, Infallible>(directory(name, is_first));
         caches.acquire(&key(id), sharing, made).now_or_never().map(|Ok(hold)| hold)
+    }
+
+    /// A directory that would be kept under its own name.
+    fn directory(name: &str, is_first: bool) -> CacheDirectory {
+        let kept = is_first.then(|| Kept { tag: name.into(), name: name.into(), before: None });
+        CacheDirectory { path: name.into(), kept }
+    }
+
+    fn kept(caches: &CacheMounts) -> Vec<String> {
+        caches.kept().into_iter().map(|(_, kept)| kept.tag).collect()
     }
 
     fn name(hold: Option<&CacheHold>) -> Option<&str> {
@@ -173,7 +240,7 @@ mod tests {
             assert!(take(&caches, "a", Sharing::Locked, "second").is_none(), "{held:?}");
             let waiting = tokio::spawn({
                 let caches = Arc::clone(&caches);
-                async move { caches.acquire(&key("a"), Sharing::Locked, async { Err::<PathBuf, ()>(()) }).await }
+                async move { caches.acquire(&key("a"), Sharing::Locked, async |_| Err(())).await }
             });
             tokio::task::yield_now().await;
             assert!(!waiting.is_finished());
@@ -185,8 +252,26 @@ mod tests {
     #[tokio::test]
     async fn r4_what_could_not_be_made_is_made_by_the_next() {
         let caches: Arc<CacheMounts> = Arc::default();
-        let failed = caches.acquire(&key("a"), Sharing::Locked, async { Err::<PathBuf, _>("no room") }).await;
+        let failed = caches.acquire(&key("a"), Sharing::Locked, async |_| Err("no room")).await;
         assert_eq!(failed.unwrap_err(), "no room");
         assert_eq!(name(take(&caches, "a", Sharing::Locked, "second").as_ref()), Some("second"));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_the_first_of_each_identity_and_was_used_to_the_end() {
+        let caches: Arc<CacheMounts> = Arc::default();
+        let take = |id: &str, name: &str| take(&caches, id, Sharing::Private, name).unwrap();
+        let (first, second, torn, busy) =
+            (take("a", "first"), take("a", "second"), take("b", "torn"), take("c", "busy"));
+        let failed = caches.acquire(&key("d"), Sharing::Locked, async |_| Err(())).await;
+        failed.unwrap_err();
+        assert_eq!(kept(&caches), Vec::<String>::new());
+        first.release();
+        second.release();
+        drop(torn);
+        take("b", "again").release();
+        assert_eq!(kept(&caches), ["first"]);
+        busy.release();
+        assert_eq!(kept(&caches), ["first", "busy"]);
     }
 }

@@ -21,7 +21,7 @@ pub(super) const PACKED_BYTES_MAX: u64 = 64 << 20;
 const BYTES_MAX: u64 = 256 << 20;
 
 /// zstd's fastest that still halves it: an index is written once and read often, but small either way.
-const LEVEL: i32 = 1;
+pub(super) const LEVEL: i32 = 1;
 
 /// Why bytes are no index.
 #[derive(Debug, thiserror::Error)]

@@ -23,6 +23,7 @@ pub mod remote;
 mod remove;
 mod reuse;
 mod rootfs;
+pub mod saved_caches;
 mod saves;
 pub mod secrets;
 mod stage;
@@ -90,7 +91,7 @@ pub struct Solver {
     /// Root file systems, each materialised once.
     pub roots: Roots,
     /// What the mounts of steps share.
-    pub mounts: Mounts,
+    pub mounts: Arc<Mounts>,
     /// How RUN is executed.
     pub sandbox: Sandbox,
     /// RUN secrets.

@@ -15,7 +15,7 @@ use std::{
     fs::Permissions,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use futures::future::try_join_all;
@@ -23,11 +23,12 @@ use tokio::{sync::OnceCell, task::spawn_blocking};
 
 use super::{
     Solver,
-    caches::{CacheHold, CacheKey, CacheMounts},
+    caches::{CacheDirectory, CacheHold, CacheKey, CacheMounts, Kept},
     error::{SolveError, StepError},
     layers::{blocking, save},
     remove::remove_all,
     result_of,
+    saved_caches::{Restored, SavedCaches},
     stage::{StageResult, StageRun},
 };
 use crate::{
@@ -48,8 +49,28 @@ const PART: &str = "part";
 #[derive(Debug, Default)]
 pub struct Mounts {
     caches: Arc<CacheMounts>,
+    /// What caches are kept with beyond the build, if they are.
+    saved: OnceLock<SavedCaches>,
     /// What was put on disk to be mounted, by whose files and which part of them.
     lowers: Mutex<BTreeMap<(From, TreePath), Lowers>>,
+}
+
+impl Mounts {
+    /// Keeps caches beyond the build, if there is something to keep them with. To be said once, before anything runs.
+    pub fn keep(&self, saved: Option<SavedCaches>) {
+        if let Some(saved) = saved
+            && self.saved.set(saved).is_err()
+        {
+            tracing::debug!("what caches are kept with was said already");
+        }
+    }
+
+    /// Saves the caches that steps have left. What goes wrong is said, and fails nothing.
+    pub async fn save(&self) {
+        if let Some(saved) = self.saved.get() {
+            saved.save(&self.caches).await;
+        }
+    }
 }
 
 /// The lower directories of an overlay, once they are made.
@@ -137,7 +158,8 @@ impl StageRun<'_> {
             hold.path.clone()
         } else {
             let caches = &self.solver.mounts.caches;
-            let hold = caches.acquire(&key, mount.sharing, self.new_cache(mount, &key)).await?;
+            let make = async |is_first| self.new_cache(mount, &key, is_first).await;
+            let hold = caches.acquire(&key, mount.sharing, make).await?;
             let path = hold.path.clone();
             step.caches.insert(key, hold);
             path
@@ -148,20 +170,41 @@ impl StageRun<'_> {
         Ok(())
     }
 
-    /// Makes what a cache is when nobody has used it.
-    async fn new_cache(&self, mount: &CacheMount, key: &CacheKey) -> Result<PathBuf, StepError> {
-        let (root, top) = if let Some(from) = &mount.from {
-            let root = Box::pin(self.unpacked_part(from, &mount.source, &mount.target)).await?;
-            (root.clone(), root.join(PART))
+    /// Makes what a cache is when no step of this build has used it: what was kept of it, else what it begins with.
+    async fn new_cache(&self, mount: &CacheMount, key: &CacheKey, is_first: bool) -> Result<CacheDirectory, StepError> {
+        let saved = self.solver.mounts.saved.get().filter(|_| is_first);
+        let tag = match saved {
+            Some(saved) => self.tag(mount, key, &saved.platform).await?,
+            None => None,
+        };
+        let kept = |tag, before| Kept { tag, name: mount.target.clone(), before };
+        if let (Some(saved), Some(tag)) = (saved, &tag)
+            && let Some(Restored { path, index }) = saved.restore(tag, &mount.target).await
+        {
+            return Ok(CacheDirectory { path, kept: Some(kept(tag.clone(), Some(index))) });
+        }
+        let (root, top, index) = if let Some(from) = &mount.from {
+            let (root, index) = Box::pin(self.unpacked_part(from, &mount.source, &mount.target)).await?;
+            (root.clone(), root.join(PART), Some(index))
         } else {
             let directory = self.solver.work.directory("cache").map_err(StepError::Work)?;
             set_attributes(&directory, Attributes { mode: 0o755, uid: 0, gid: 0 }).map_err(StepError::Work)?;
-            (directory.clone(), directory)
+            (directory.clone(), directory, None)
         };
         if let Some(attributes) = key.attributes {
             set_attributes(&top, attributes).map_err(StepError::Work)?;
         }
-        Ok(root)
+        Ok(CacheDirectory { path: root, kept: tag.map(|tag| kept(tag, index)) })
+    }
+
+    /// The tag of what is kept of a cache. One that begins with somebody's files is told by their content; `None` where that
+    /// is not known.
+    async fn tag(&self, mount: &CacheMount, key: &CacheKey, platform: &str) -> Result<Option<String>, StepError> {
+        let Some(from) = &mount.from else { return Ok(Some(key.identity(platform, None).tag())) };
+        let view = self.view_of(from).await?;
+        let resolved = view.resolve(mount.source.as_bytes(), &TreePath::ROOT);
+        let resolved = resolved.map_err(|_| missing(&mount.source, &mount.target))?;
+        Ok(view.digest(&resolved.path).map(|seed| key.identity(platform, Some(&seed)).tag()))
     }
 
     /// The lower directories of an overlay, and where a source is found in it. They are made once for all mounts of it.
@@ -179,15 +222,15 @@ impl StageRun<'_> {
                     self.solver.materialise(&mut stage).await
                 }
                 From::Image(name) => self.solver.materialise(&mut self.solver.image(name)?).await,
-                From::Context | From::Named(_) => Ok(vec![Box::pin(self.unpacked_part(from, source, target)).await?]),
+                From::Context | From::Named(_) => Ok(vec![Box::pin(self.unpacked_part(from, source, target)).await?.0]),
             }
         });
         Ok((lowers.await?.clone(), place))
     }
 
     /// Unpacks a file or directory of somebody's into a new directory, under the name [`PART`]. The files of a context get
-    /// the owner and the time that COPY would give them.
-    async fn unpacked_part(&self, from: &From, source: &str, target: &str) -> Result<PathBuf, StepError> {
+    /// the owner and the time that COPY would give them. Returns the directory, and a file with the index of what is in it.
+    async fn unpacked_part(&self, from: &From, source: &str, target: &str) -> Result<(PathBuf, PathBuf), StepError> {
         let solver = self.solver;
         let view = self.view_of(from).await?;
         let resolved = view.resolve(source.as_bytes(), &TreePath::ROOT).map_err(|_| missing(source, target))?;
@@ -213,9 +256,9 @@ impl StageRun<'_> {
         let root = solver.work.directory("mount").map_err(StepError::Work)?;
         let layers = vec![archive.clone()];
         solver.warn(&solver.sandbox.unpack(Unpack { root: root.clone(), layers, threads: solver.threads }).await?);
-        let remove = |path: &Path| std::fs::remove_file(path).map_err(|source| SolveError::file(path, source));
-        blocking(move || remove(&archive.blob).and_then(|()| remove(&archive.index))).await?;
-        Ok(root)
+        let Archive { blob, index, .. } = archive;
+        blocking(move || std::fs::remove_file(&blob).map_err(|source| SolveError::file(&blob, source))).await?;
+        Ok((root, index))
     }
 }
 
@@ -247,8 +290,10 @@ impl Solver {
 
 impl StepMounts {
     /// Gives everything back: caches to those who wait, and what was written to mounts that are thrown away to the disk.
-    pub(super) async fn release(self) {
-        drop((self.caches, self.agents));
+    /// Of a step that has not certainly ended, caches may be torn.
+    pub(super) async fn release(self, has_ended: bool) {
+        self.caches.into_values().filter(|_| has_ended).for_each(CacheHold::release);
+        drop(self.agents);
         let removals = self.discarded.into_iter().map(|path| spawn_blocking(move || remove_all(&path)));
         // What cannot be removed now is removed with the work directory.
         if let Ok(results) = try_join_all(removals).await {

@@ -107,7 +107,8 @@ impl StageRun<'_> {
                 solver.progress.output(name, &line);
             })
             .await;
-        mounts.release().await;
+        // After a failure that the helper itself tells of nothing runs any more; a helper that is gone tells nothing.
+        mounts.release(matches!(result, Ok(_) | Err(SandboxError::Failed(_)))).await;
         let result = result?;
         let layer = match (result.exit, result.layer) {
             (Exit::Code(0), Some(layer)) => layer,

@@ -16,6 +16,7 @@ mod build;
 mod check;
 mod contexts;
 mod instructions;
+mod kept_mounts;
 mod mounts;
 mod output;
 mod platforms;

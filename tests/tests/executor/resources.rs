@@ -2,6 +2,8 @@
 
 use std::{fs::File, path::Path};
 
+use tempfile::TempDir;
+
 use crate::build::{Build, Ended, TAG, reference};
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -33,6 +35,22 @@ fn a_gibibyte_that_a_step_wrote_fits_into_little_memory() {
     let run = "RUN dd if=/dev/urandom of=/noise bs=1M count=256 && dd if=/dev/zero of=/zeros bs=1M count=768";
     let build = Build::new(&[("Dockerfile", &format!("ARG BASE\nFROM ${{BASE}}\n{run}\n"))]);
     check_memory(&build.run().succeeded());
+}
+
+#[test]
+fn a_cache_mount_is_saved_and_restored_in_little_memory() {
+    let cache = TempDir::with_prefix("karve-cache-").unwrap();
+    let run = |command: &str| {
+        let dockerfile = format!("ARG BASE\nFROM ${{BASE}}\nRUN --mount=type=cache,target=/c {command}\n");
+        let build = Build::new(&[("Dockerfile", &dockerfile)]).flag("--cache-run-layers=false");
+        let ended = build.flag(&format!("--cache-repo=oci:{}", cache.path().display())).run().succeeded();
+        check_memory(&ended);
+        ended.stderr
+    };
+    let filled = run("dd if=/dev/urandom of=/c/noise bs=1M count=192 && dd if=/dev/zero of=/c/zeros bs=1M count=320");
+    assert!(filled.contains("cache mount /c: saved 536 MB"), "{filled}");
+    let used = run("ls /c/noise && touch /c/used");
+    assert!(used.contains("cache mount /c: restored 536 MB") && used.contains("saved 536 MB"), "{used}");
 }
 
 #[test]
