@@ -165,7 +165,6 @@ async fn make(
     if let Some(digest) = adopt(options, registry).await? {
         return Ok(Built { digest: Some(digest), adopted: true, ..Built::default() });
     }
-    let agents = Agents::open(&options.agents).map_err(|(id, source)| BuildError::Agent { id, source })?;
     let mut directory = Directory::open(&options.context.to_string_lossy())?;
     if let Some(path) = &options.context_sub_path {
         directory = directory.subdirectory(path)?;
@@ -186,7 +185,66 @@ async fn make(
     } else {
         BuildContext::default()
     };
-    let (sandbox, isolation, isolation_missing) = sandbox(options, &graph, work.path()).await?;
+    let sandbox = sandbox(options, &graph, work.path()).await?;
+    let isolation = sandbox.isolation.as_ref().map(ToString::to_string);
+    let planned = Prepared { dockerfile_name, graph, images, context, sandbox, threads };
+    let solver = solver(options, registry, work, mounts, progress, planned, now)?;
+    mounts.keep(SavedCaches::of(&solver, &options.plan.platform));
+    let finished = solver.run().await?;
+    let target = &solver.graph.stages[solver.graph.target];
+    let image =
+        assemble::image(&target.config, &finished.layers, &finished.history, &options.annotations, solver.epoch)?;
+    if let Some(path) = &options.oci_layout {
+        write_layout(path, options, &solver, &finished.layers, &image).await?;
+    }
+    if options.push {
+        push(options, registry, &image).await?;
+    }
+    Ok(Built {
+        layers: image.layers.len().try_into().unwrap_or(i64::MAX),
+        digest: Some(image.digest),
+        adopted: false,
+        isolation,
+        bases,
+        stages: finished.stages,
+        steps: solver.steps.load(Ordering::Relaxed),
+        bytes_pushed: finished.bytes_pushed,
+        bytes_pulled: solver.layers.bytes_pulled(),
+        cache: solver.caching.as_ref().map(Caching::report),
+    })
+}
+
+/// What is known before the first step.
+struct Prepared {
+    dockerfile_name: String,
+    graph: Graph,
+    images: BTreeMap<ImageName, BaseImage>,
+    context: BuildContext,
+    sandbox: Probed,
+    threads: usize,
+}
+
+/// What the kernel allows.
+struct Probed {
+    sandbox: Sandbox,
+    /// `None` when nothing runs.
+    isolation: Option<Isolation>,
+    /// Why no RUN can be executed, where the cache may have all of them.
+    missing: Option<String>,
+}
+
+/// Puts together what the steps of a build share.
+fn solver(
+    options: &Options,
+    registry: &Registry,
+    work: &Arc<WorkDirectory>,
+    mounts: &Arc<Mounts>,
+    progress: &Arc<Progress>,
+    prepared: Prepared,
+    now: i64,
+) -> Result<Solver, BuildError> {
+    let Prepared { dockerfile_name, graph, images, context, sandbox, threads } = prepared;
+    let hashing_threads = options.cache.as_ref().map(|_| threads);
     let cache = options.cache.as_ref().map(|cache| {
         let places = cache.places.clone();
         Arc::new(Cache::new(registry.clone(), Arc::clone(progress), work.path(), places, cache.writes))
@@ -196,25 +254,23 @@ async fn make(
     let uploader = Uploader::new(registry.clone(), Arc::clone(&layers), repositories(options));
     let caching = cache.zip(options.cache.clone());
     let caching = caching.map(|(cache, options)| Caching::new(cache, &layers, &uploader, options, now));
-    let solver = Solver {
+    let secrets = || Secrets::new(options.secrets.clone());
+    let remotes = Remotes::new(registry.clone(), secrets(), Arc::clone(work), options.work_limit_bytes);
+    let agents = Agents::open(&options.agents).map_err(|(id, source)| BuildError::Agent { id, source })?;
+    Ok(Solver {
         dockerfile_name,
         contexts: Arc::new(Contexts::new(context, options.contexts.clone(), hashing_threads)),
-        remotes: Arc::new(Remotes::new(
-            registry.clone(),
-            Secrets::new(options.secrets.clone()),
-            Arc::clone(work),
-            options.work_limit_bytes,
-        )),
+        remotes: Arc::new(remotes),
         registry: registry.clone(),
         caching,
-        isolation_missing,
+        isolation_missing: sandbox.missing,
         images,
         uploader,
         layers,
         roots: Roots::default(),
         mounts: Arc::clone(mounts),
-        sandbox,
-        secrets: Secrets::new(options.secrets.clone()),
+        sandbox: sandbox.sandbox,
+        secrets: secrets(),
         agents,
         work: Arc::clone(work),
         progress: Arc::clone(progress),
@@ -224,28 +280,6 @@ async fn make(
         threads,
         steps: 0.into(),
         graph,
-    };
-    mounts.keep(SavedCaches::of(&solver, &options.plan.platform));
-    let solved = solver.run().await?;
-    let target = &solver.graph.stages[solver.graph.target];
-    let image = assemble::image(&target.config, &solved.layers, &solved.history, &options.annotations, solver.epoch)?;
-    if let Some(path) = &options.oci_layout {
-        write_layout(path, options, &solver, &solved.layers, &image).await?;
-    }
-    if options.push {
-        push(options, registry, &image).await?;
-    }
-    Ok(Built {
-        layers: image.layers.len().try_into().unwrap_or(i64::MAX),
-        digest: Some(image.digest),
-        adopted: false,
-        isolation: isolation.map(|isolation| isolation.to_string()),
-        bases,
-        stages: solved.stages,
-        steps: solver.steps.load(Ordering::Relaxed),
-        bytes_pushed: solved.bytes_pushed,
-        bytes_pulled: solver.layers.bytes_pulled(),
-        cache: solver.caching.as_ref().map(Caching::report),
     })
 }
 
@@ -274,12 +308,12 @@ async fn scan(
     hashing_threads: Option<usize>,
 ) -> Result<BuildContext, BuildError> {
     let panicked = |_| SolveError::Internal("the thread that lists the context panicked");
-    let scanned = tokio::task::spawn_blocking(move || BuildContext::scan(directory, 0, &ignore)).await;
-    let mut context = scanned.map_err(panicked)??;
+    let listed = tokio::task::spawn_blocking(move || BuildContext::scan(directory, 0, &ignore)).await;
+    let mut context = listed.map_err(panicked)??;
     let Some(threads) = hashing_threads else { return Ok(context) };
-    let files = context_files(graph, &context.view);
+    let wanted = context_files(graph, &context.view);
     let hashed = tokio::task::spawn_blocking(move || {
-        context.hash(&|path| files.contains(path), threads)?;
+        context.hash(&|path| wanted.contains(path), threads)?;
         Ok::<_, SolveError>(context)
     });
     Ok(hashed.await.map_err(panicked)??)
@@ -388,22 +422,22 @@ fn reads_context(graph: &Graph) -> bool {
 /// Asks the kernel what a RUN may do, if there is one. Without permission a Dockerfile without RUN still builds.
 ///
 /// With a cache that may have all RUN steps, what is missing is returned: the first that must be executed fails.
-async fn sandbox(
-    options: &Options,
-    graph: &Graph,
-    work: &Path,
-) -> Result<(Sandbox, Option<Isolation>, Option<String>), BuildError> {
+async fn sandbox(options: &Options, graph: &Graph, work: &Path) -> Result<Probed, BuildError> {
     let sandbox = Sandbox::default();
     let run = operations(graph).any(|operation| matches!(operation, Operation::Run(_)));
     if !run && !options.require_userns {
-        return Ok((sandbox, None, None));
+        return Ok(Probed { sandbox, isolation: None, missing: None });
     }
-    match sandbox.probe(work).await {
-        Isolation::None { reason } if options.require_userns => Err(BuildError::IsolationRequired(reason)),
-        isolation @ Isolation::None { .. } if !run => Ok((sandbox, Some(isolation), None)),
-        Isolation::None { reason } if options.cache.is_some() => Ok((sandbox, None, Some(reason))),
-        Isolation::None { reason } => Err(BuildError::Isolation(reason)),
-        isolation => Ok((sandbox, Some(isolation), None)),
+    let isolation = sandbox.probe(work).await;
+    let Isolation::None { reason } = &isolation else {
+        return Ok(Probed { sandbox, isolation: Some(isolation), missing: None });
+    };
+    let reason = reason.clone();
+    match (options.require_userns, run, &options.cache) {
+        (true, ..) => Err(BuildError::IsolationRequired(reason)),
+        (false, true, None) => Err(BuildError::Isolation(reason)),
+        (false, true, Some(_)) => Ok(Probed { sandbox, isolation: None, missing: Some(reason) }),
+        (false, false, _) => Ok(Probed { sandbox, isolation: Some(isolation), missing: None }),
     }
 }
 

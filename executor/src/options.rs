@@ -187,14 +187,7 @@ impl Options {
             let text = "no --destination: name the image to push, or give --no-push with --oci-layout-path";
             return Err(OptionsError::Combination(text.into()));
         }
-        let mut build_args = BTreeMap::new();
-        for argument in &flags.build_arg {
-            let (name, value) = match argument.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (&argument[..], environment.variables.get(argument).cloned()),
-            };
-            build_args.extend(value.map(|value| (name.to_owned(), value)));
-        }
+        let build_args = build_args(&flags.build_arg, environment);
         let special = special::read(&build_args, flags.source_info.is_some())?;
         notes.extend(special.notes);
         let epoch = build_args.get("SOURCE_DATE_EPOCH").or_else(|| environment.variables.get("SOURCE_DATE_EPOCH"));
@@ -253,6 +246,15 @@ fn invalid(flag: &'static str, value: &str, problem: impl Into<String>) -> Optio
 
 fn reference(flag: &'static str, image: &str) -> Result<Reference, OptionsError> {
     image.parse().map_err(|error| invalid(flag, image, format!("is not an image reference: {error}")))
+}
+
+/// Reads `--build-arg`; a bare name takes its value from the environment, and is none without.
+fn build_args(arguments: &[String], environment: &Environment) -> BTreeMap<String, String> {
+    let value = |argument: &String| match argument.split_once('=') {
+        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+        None => Some((argument.clone(), environment.variables.get(argument)?.clone())),
+    };
+    arguments.iter().filter_map(value).collect()
 }
 
 fn destinations(flags: &BuildFlags) -> Result<Vec<Reference>, OptionsError> {

@@ -179,7 +179,9 @@ pub fn copy(copy: &Copy, inputs: CopyInputs, parent: (&str, &Digest)) -> MadeOf 
             hasher.list(value.as_slice().iter().map(String::as_bytes));
         }
         hasher.list(exclude.iter().map(String::as_bytes));
-        [parents, link, unpack, unpack_remote].into_iter().for_each(|flag| hasher.number((*flag).into()));
+        for flag in [parents, link, unpack, unpack_remote] {
+            hasher.number((*flag).into());
+        }
     });
     for source in sources {
         if let Source::Inline { name, content } = source {
@@ -204,7 +206,8 @@ pub fn run(run: &Run, platform: &str, mounted: Vec<Option<(String, Digest)>>, pa
     made_of.fields("the command", |hasher| hasher.list(arguments.iter().map(String::as_bytes)));
     if let Some((name, content)) = script {
         made_of.fields("the script", |hasher| {
-            [name.as_bytes(), content].into_iter().for_each(|field| hasher.field(field))
+            hasher.field(name.as_bytes());
+            hasher.field(content);
         });
     }
     for (name, value) in environment {
@@ -241,7 +244,9 @@ fn mount(mount: &Mount, hasher: &mut FieldHasher) {
         for text in texts {
             hasher.list(text.as_slice().iter().map(|text| text.as_bytes()));
         }
-        numbers.iter().for_each(|number| hasher.number(*number));
+        for number in numbers {
+            hasher.number(*number);
+        }
     };
     match mount {
         Mount::Bind(BindMount { target, from: _, source, read_only }) => {

@@ -50,7 +50,7 @@ pub struct RecordedStep {
 /// Names the record of builds of one target of one Dockerfile for one platform: the tag `build-` and 64 digits.
 pub fn tag(dockerfile: &str, target: &str, platform: &str) -> String {
     let mut hasher = FieldHasher::default();
-    [dockerfile, target, platform].into_iter().for_each(|field| hasher.field(field.as_bytes()));
+    hasher.list([dockerfile, target, platform].iter().map(|field| field.as_bytes()));
     format!("build-{}", hasher.finish().hex())
 }
 
@@ -73,7 +73,7 @@ impl RecordedStep {
     /// Says in what the step differs from the same step of the last build.
     pub fn difference(&self, last: Option<&Record>) -> String {
         let Some(last) = last else { return "the cache knows no earlier build".into() };
-        let same = |step: &&RecordedStep| step.stage == self.stage && step.number == self.number;
+        let same = |step: &&Self| step.stage == self.stage && step.number == self.number;
         let Some(old) = last.steps.iter().find(same) else { return "the last build had no such step".into() };
         if old.instruction != self.instruction {
             return format!("the instruction changed, it was `{}`", old.instruction);

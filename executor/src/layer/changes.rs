@@ -276,13 +276,11 @@ fn open_directory(upper: BorrowedFd<'_>, path: &TreePath) -> Result<OwnedFd, Lay
     openat2(upper, name, flags, Mode::empty(), BENEATH).map_err(failed("open", path))
 }
 
+/// Takes the name and the type of an entry.
+type Take<'a> = &'a mut dyn FnMut(&[u8], FileType) -> Result<(), LayerError>;
+
 /// Hands every name of a directory over, and counts them.
-fn list(
-    path: &TreePath,
-    directory: &OwnedFd,
-    entries: &mut u64,
-    take: &mut dyn FnMut(&[u8], FileType) -> Result<(), LayerError>,
-) -> Result<(), LayerError> {
+fn list(path: &TreePath, directory: &OwnedFd, entries: &mut u64, take: Take<'_>) -> Result<(), LayerError> {
     let mut buffer = vec![MaybeUninit::uninit(); LISTING_BYTES];
     let mut listing = RawDir::new(directory, &mut buffer);
     while let Some(entry) = listing.next() {

@@ -22,6 +22,7 @@ const DEFAULT_REPOSITORY: &str = "cache";
 
 /// How a build uses caches.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags of the command line")]
 pub struct CacheOptions {
     /// Where artifacts are looked for, in this order; the first is written to if `writes`.
     pub places: Vec<Place>,
@@ -122,28 +123,28 @@ fn bytes(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn cache(flags: BuildFlags) -> Result<Option<CacheOptions>, String> {
-        read(&flags, &["r.example/shop/web:1".parse().unwrap()]).map_err(|error| error.to_string())
+    fn cache(flags: &BuildFlags) -> Result<Option<CacheOptions>, String> {
+        read(flags, &["r.example/shop/web:1".parse().unwrap()]).map_err(|error| error.to_string())
     }
 
-    fn places(flags: BuildFlags) -> Vec<String> {
+    fn places(flags: &BuildFlags) -> Vec<String> {
         cache(flags).unwrap().map_or(Vec::new(), |cache| cache.places.iter().map(ToString::to_string).collect())
     }
 
     #[test]
     fn a_cache_is_used_where_somebody_names_one() {
-        assert_eq!(cache(BuildFlags::default()), Ok(None));
+        assert_eq!(cache(&BuildFlags::default()), Ok(None));
         let on = BuildFlags { cache: Some(Switch(true)), ..BuildFlags::default() };
-        assert_eq!(places(on.clone()), ["r.example/shop/web/cache"]);
+        assert_eq!(places(&on), ["r.example/shop/web/cache"]);
         let named = BuildFlags { cache_repo: Some("oci:/cache".into()), ..BuildFlags::default() };
-        assert_eq!(places(named.clone()), ["oci:/cache"]);
-        assert_eq!(places(BuildFlags { cache: Some(Switch(false)), ..named }), Vec::<String>::new());
+        assert_eq!(places(&named), ["oci:/cache"]);
+        assert_eq!(places(&BuildFlags { cache: Some(Switch(false)), ..named }), Vec::<String>::new());
         let from = ["type=registry,ref=r.example/a", "type=local,src=/b", "r.example/c"].map(str::to_owned).to_vec();
         let read_only = BuildFlags { cache_from: from.clone(), ..BuildFlags::default() };
-        assert_eq!(places(read_only.clone()), ["r.example/a", "oci:/b", "r.example/c"]);
-        assert!(!cache(read_only).unwrap().unwrap().writes);
+        assert_eq!(places(&read_only), ["r.example/a", "oci:/b", "r.example/c"]);
+        assert!(!cache(&read_only).unwrap().unwrap().writes);
         let both = BuildFlags { cache_from: from, ..on };
-        assert_eq!(places(both)[..2], ["r.example/shop/web/cache", "r.example/a"]);
+        assert_eq!(places(&both)[..2], ["r.example/shop/web/cache", "r.example/a"]);
     }
 
     #[test]
@@ -151,7 +152,7 @@ mod tests {
         let with = |change: &dyn Fn(&mut BuildFlags)| {
             let mut flags = BuildFlags { cache: Some(Switch(true)), ..BuildFlags::default() };
             change(&mut flags);
-            cache(flags).unwrap_err()
+            cache(&flags).unwrap_err()
         };
         assert!(with(&|flags| flags.cache_repo = Some("r.example/a:tag".into())).contains("has no tag"));
         assert!(with(&|flags| flags.cache_from = vec!["type=gha".into()]).contains("`gha`, which is not supported"));
@@ -164,7 +165,11 @@ mod tests {
     #[test]
     fn sizes_have_units() {
         let all = [("17", 17), ("2Ki", 2048), ("1Gi", 1 << 30), ("3m", 3 << 20)];
-        all.into_iter().for_each(|(text, expected)| assert_eq!(bytes(text), Some(expected), "{text}"));
-        ["", "Gi", "1x", "99999999999T", "-1"].into_iter().for_each(|text| assert_eq!(bytes(text), None, "{text}"));
+        for (text, expected) in all {
+            assert_eq!(bytes(text), Some(expected), "{text}");
+        }
+        for text in ["", "Gi", "1x", "99999999999T", "-1"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
     }
 }

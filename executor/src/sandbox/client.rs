@@ -28,7 +28,9 @@ use super::{
     helper::HELPER_ARGUMENT,
     maps,
     output::{Stream, pump},
-    request::{Answered, Pack, PackResult, Reply, Request, Step, StepResult, Unpack, UnpackOverlay, body_length, encode},
+    request::{
+        Answered, Pack, PackResult, Reply, Request, Step, StepResult, Unpack, UnpackOverlay, body_length, encode,
+    },
 };
 use crate::filesystem::path::TreePath;
 

@@ -123,8 +123,8 @@ impl Solver {
         if !copy.sources.iter().any(|source| matches!(source, Source::Path(_))) {
             return Some((None, Vec::new()));
         }
-        if let Some(source) = self.other_source(&copy.from, below) {
-            return Some((Some(source?), Vec::new()));
+        if !copy.from.is_context() {
+            return Some((Some(self.other_source(&copy.from, below)?), Vec::new()));
         }
         let view = self.context_view(&copy.from).await?;
         let reads = reads_of(view, copy)?;
@@ -140,8 +140,8 @@ impl Solver {
         below: &Definitions,
         files: &mut Vec<(TreePath, Digest)>,
     ) -> Option<(String, Digest)> {
-        if let Some(source) = self.other_source(from, below) {
-            return source;
+        if !from.is_context() {
+            return self.other_source(from, below);
         }
         let view = self.context_view(from).await?;
         let path = view.resolve(mount.source()?.as_bytes(), &TreePath::ROOT).ok()?.path;
@@ -152,17 +152,15 @@ impl Solver {
         Some((self.context_name(from), view.digest(&path)?))
     }
 
-    /// A stage or an image that files come from; `None` for a context.
-    fn other_source(&self, from: &From, below: &Definitions) -> Option<Option<(String, Digest)>> {
+    /// A stage or an image that files come from; `None` for a context, too.
+    fn other_source(&self, from: &From, below: &Definitions) -> Option<(String, Digest)> {
         match from {
             From::Context | From::Named(_) => None,
             From::Stage(number) => {
-                let end = below.stages[*number].end.as_ref();
-                Some(end.map(|end| (self.stage_name(*number), end.digest().clone())))
+                Some((self.stage_name(*number), below.stages[*number].end.as_ref()?.digest().clone()))
             }
             From::Image(image) => {
-                let key = self.image_key(image);
-                Some(key.map(|key| (format!("the image `{}`", image.reference), key.digest().clone())))
+                Some((format!("the image `{}`", image.reference), self.image_key(image)?.digest().clone()))
             }
         }
     }

@@ -83,7 +83,9 @@ impl Solver {
         let mut hasher = FieldHasher::default();
         hasher.list([b"git", repository.sub_directory.as_bytes(), tree.commit.as_bytes()].into_iter());
         let flags = [repository.keep_git_directory, repository.submodules, repository.commit_time];
-        flags.into_iter().for_each(|flag| hasher.number(flag.into()));
+        for flag in flags {
+            hasher.number(flag.into());
+        }
         // What `.git` says of where it came from.
         let origin = if repository.keep_git_directory { repository.url.as_str() } else { "" };
         hasher.field(origin.as_bytes());

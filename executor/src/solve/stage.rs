@@ -138,8 +138,7 @@ impl<'a> StageRun<'a> {
         reused: Option<StageResult>,
         uploaded: bool,
     ) -> Result<Self, SolveError> {
-        let stage = &solver.graph.stages[number];
-        let state = match (reused, &stage.base) {
+        let state = match (reused, &solver.graph.stages[number].base) {
             (Some(reused), _) => reused,
             (None, Base::Scratch) => StageResult::of_image(Vec::new()),
             (None, Base::Stage(below)) => {
@@ -153,7 +152,7 @@ impl<'a> StageRun<'a> {
         if uploaded {
             state.layers.iter().for_each(|layer| solver.uploader.add(layer));
         }
-        Ok(Self { solver, number, stage, slots, reuse, uploaded, state })
+        Ok(Self { solver, number, stage: &solver.graph.stages[number], slots, reuse, uploaded, state })
     }
 
     /// Runs every step in order, behind those that are taken from the cache.

@@ -26,13 +26,16 @@ pub struct Uploader {
     tasks: Mutex<JoinSet<Result<(), SolveError>>>,
 }
 
+/// The layers that are in a repository, or on their way there.
+type Done = HashMap<(Repository, Digest), Arc<OnceCell<()>>>;
+
 /// Brings layers into repositories, each once.
 #[derive(Debug)]
 pub(super) struct Uploads {
     registry: Registry,
     layers: Arc<Layers>,
     repositories: Vec<Repository>,
-    done: Mutex<HashMap<(Repository, Digest), Arc<OnceCell<()>>>>,
+    done: Mutex<Done>,
     bytes: AtomicI64,
 }
 

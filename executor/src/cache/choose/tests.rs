@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -162,10 +162,10 @@ fn graphs() -> impl Strategy<Value = Vec<Stage>> {
             })
             .collect();
         let below = |number: usize, step: usize| {
-            let mut all: BTreeMap<usize, ()> = BTreeMap::new();
+            let mut all = BTreeSet::new();
             let mut pending: Vec<usize> = reads[number][..=step].iter().flatten().copied().collect();
             while let Some(next) = pending.pop() {
-                if all.insert(next, ()).is_none() {
+                if all.insert(next) {
                     pending.extend(reads[next].iter().flatten());
                 }
             }
@@ -173,7 +173,7 @@ fn graphs() -> impl Strategy<Value = Vec<Stage>> {
         };
         let found = |number: usize, step: usize, run: usize| {
             let stages: Vec<_> =
-                below(number, step).keys().map(|stage| (key(*stage, 2), whole(*stage, 3, run))).collect();
+                below(number, step).into_iter().map(|stage| (key(stage, 2), whole(stage, 3, run))).collect();
             entry(number, step, run, &stages)
         };
         let stages = graph.iter().enumerate().map(|(number, steps)| {

@@ -46,7 +46,7 @@ fn another_instruction_is_shown() {
 #[test]
 fn files_are_named() {
     let copied = |files: &[(&str, &str)]| {
-        let text: String = files.iter().map(|(path, content)| format!("{path}={content};")).collect();
+        let text = serde_json::to_string(files).unwrap();
         // As a COPY has it: the digest of all files is one part.
         let mut parts = serde_json::to_value(made_of("/a", "", "before")).unwrap();
         let part = serde_json::json!([CONTEXT_FILES, digest(&text)]);

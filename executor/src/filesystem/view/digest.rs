@@ -119,7 +119,9 @@ pub fn digest_of_entry(metadata: &Metadata, kind: &Kind) -> Option<Digest> {
         Kind::Fifo => hasher.field(b"fifo"),
     }
     let Metadata { mode, uid, gid, mtime: _, xattrs } = metadata;
-    [*mode, *uid, *gid].into_iter().for_each(|number| hasher.number(number.into()));
+    for number in [mode, uid, gid] {
+        hasher.number((*number).into());
+    }
     hasher.number(xattrs.len() as u64);
     for xattr in xattrs {
         hasher.field(&xattr.name);
@@ -168,7 +170,9 @@ mod tests {
 
     fn digest(layers: &[Vec<Change>]) -> Digest {
         let mut view = View::empty();
-        layers.iter().for_each(|changes| view.apply(changes).unwrap());
+        for changes in layers {
+            view.apply(changes).unwrap();
+        }
         view.digest(&TreePath::ROOT).unwrap()
     }
 
