@@ -3,7 +3,6 @@
 //! GNU tar reads the layers: a reader that shares no code with the writer under test.
 
 use std::{
-    fs,
     io::Write as _,
     path::Path,
     process::{Command, Output},
@@ -12,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use crate::registry::RegistryClient;
+use crate::{layout::Layout, registry::RegistryClient};
 
 /// An image, all of it on disk.
 #[derive(Debug)]
@@ -55,17 +54,9 @@ impl Image {
     /// Reads the image of an OCI layout with the tag; panics when there is none.
     #[track_caller]
     pub fn of_layout(layout: &Path, tag: &str) -> Self {
-        let index = json(&fs::read(layout.join("index.json")).expect("a layout has an index"));
-        let manifests = index["manifests"].as_array().expect("an index lists manifests");
-        let name = "org.opencontainers.image.ref.name";
-        let tagged = manifests.iter().find(|manifest| manifest["annotations"][name] == tag);
-        let tagged = tagged.unwrap_or_else(|| panic!("{} has no image with the tag `{tag}`", layout.display()));
-        let digest = text(&tagged["digest"]);
-        let blob = |digest: &str| {
-            let path = layout.join("blobs").join(digest.replace(':', "/"));
-            fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        };
-        Self::new(digest.clone(), &blob(&digest), blob)
+        let layout = Layout::at(layout);
+        let digest = layout.digest(tag);
+        Self::new(digest.clone(), &layout.blob(&digest), |digest| layout.blob(digest))
     }
 
     fn new(digest: String, manifest: &[u8], blob: impl Fn(&str) -> Vec<u8>) -> Self {

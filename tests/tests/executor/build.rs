@@ -172,12 +172,6 @@ pub(crate) fn reference(layout: &Path, tag: &str) -> String {
     format!("oci-layout:{}:{tag}", layout.display())
 }
 
-/// Writes bytes as people write digests.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
-    digits.map(|digit| char::from_digit(digit.into(), 16).expect("four bits are a digit")).collect()
-}
-
 fn layout(directory: &Path) -> PathBuf {
     directory.join("layout")
 }

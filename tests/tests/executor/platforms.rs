@@ -3,10 +3,11 @@
 use std::{fs, path::Path};
 
 use karve_api::Reason;
+use karve_tests::layout::hex;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::build::{Build, Ended, TAG, hex, reference};
+use crate::build::{Build, Ended, TAG, reference};
 
 /// A platform that no machine with tests has.
 const FOREIGN: &str = "linux/s390x";

@@ -12,12 +12,13 @@ use karve_api::Reason;
 use karve_tests::{
     git_server::GitServer,
     http::basic_authorization,
+    layout::hex,
     web_server::{Answer, WebServer},
 };
 use sha2::{Digest as _, Sha256, Sha512};
 use tempfile::TempDir;
 
-use crate::build::{Build, Ended, hex};
+use crate::build::{Build, Ended};
 
 const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
 const TOKEN: &str = "token-that-nobody-sees";

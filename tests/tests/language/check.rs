@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use karve_tests::{
+    compare,
+    facts::{self, Facts},
+};
+
 use crate::{
     builders::{self, Outcome},
-    compare,
     corpus::{self, Case},
-    image::{self, Facts},
     scene::{Place, Scene},
     tree::fill,
 };
@@ -41,7 +44,8 @@ fn check(scene: &Scene, case: &Case) -> Vec<String> {
     let karve = builders::karve(scene, case, &place, &ours);
     let buildkit = builders::buildkit(scene, case, &place, &theirs);
     let client = scene.registry.client();
-    let facts = |outcome: &Outcome, repository: &str| outcome.succeeded.then(|| image::facts(client, repository));
+    let facts =
+        |outcome: &Outcome, repository: &str| outcome.succeeded.then(|| facts::of_registry(client, repository, "1"));
     let (image, judged) = (facts(&karve, &ours), facts(&buildkit, &theirs));
     let mut problems = check_karve(case, &place, &karve, image.as_ref(), judged.as_ref());
     let is_about_warnings = case.place.starts_with("corpus/lint/");
@@ -111,7 +115,10 @@ fn check_karve(
     let Some(image) = image else { return vec![format!("Karve fails:\n{}", end(&karve.output))] };
     let mut problems = Vec::new();
     if let Some(judged) = judged {
-        problems.extend(compare::unmatched(&compare::differences(image, judged), &filled("differs")));
+        problems.extend(compare::unmatched(
+            &compare::differences(("Karve", image), ("BuildKit", judged)),
+            &filled("differs"),
+        ));
     }
     let known: Vec<String> = image
         .iter()

@@ -10,14 +10,10 @@
     reason = "tests fail by panicking; clippy knows only those in `#[test]` functions"
 )]
 
-mod archive;
 mod builders;
 mod check;
-mod compare;
 mod corpus;
 mod coverage;
-mod image;
-mod layer;
 mod scene;
 mod tree;
 

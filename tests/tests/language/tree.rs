@@ -9,12 +9,10 @@ use std::{
     process::{Command, Stdio},
 };
 
+use karve_tests::archive;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
 
-use crate::{
-    archive,
-    corpus::{Case, Section},
-};
+use crate::corpus::{Case, Section};
 
 /// What stands for `{{NAME}}` in files and headers.
 pub(crate) type Names = BTreeMap<String, String>;
@@ -70,14 +68,9 @@ pub(crate) fn write_others(case: &Case, root: &Path) {
     for value in case.values("xattr") {
         let (path, pair) = value.split_once(' ').expect("xattr: PATH NAME=VALUE");
         let (name, value) = pair.split_once('=').expect("xattr: PATH NAME=VALUE");
-        let value = value.strip_prefix("0x").map_or_else(|| value.as_bytes().to_vec(), binary);
+        let value = value.strip_prefix("0x").map_or_else(|| value.as_bytes().to_vec(), archive::binary);
         setxattr(place(root, path), name, &value, XattrFlags::empty()).expect("the file system has xattrs");
     }
-}
-
-fn binary(digits: &str) -> Vec<u8> {
-    let bytes = digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits are ASCII"));
-    bytes.map(|pair| u8::from_str_radix(pair, 16).expect("two digits are a byte")).collect()
 }
 
 /// Returns the names of the directories that a case has beside its context.

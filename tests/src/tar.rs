@@ -1,4 +1,4 @@
-//! A layer, unpacked in memory: the bytes of a tar in, its entries out. It shares no code with what wrote them.
+//! A tar, unpacked in memory: its bytes in, its entries out. It shares no code with what wrote them.
 //!
 //! It reads what builders write: POSIX headers with extended attributes of the pax format, and GNU's long names.
 
@@ -8,27 +8,35 @@ const BLOCK: usize = 512;
 
 /// One entry.
 #[derive(Debug, Default)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// Without `/` at either end.
     pub path: String,
     /// As the header has it: `0` is a file, `1` a hard link, and so on.
     pub kind: u8,
+    /// Permissions and the three bits above them.
     pub mode: u32,
+    /// The owner.
     pub uid: u64,
+    /// The group.
     pub gid: u64,
+    /// Where a link leads.
     pub target: String,
+    /// Extended attributes by name; bytes that are no text are escaped.
     pub xattrs: BTreeMap<String, String>,
+    /// Major and minor number of a device.
     pub device: (u64, u64),
+    /// The content of a file.
     pub content: Vec<u8>,
 }
 
 /// Reads all entries; panics at what is no tar.
-pub(crate) fn entries(mut tar: &[u8]) -> Vec<Entry> {
+pub fn entries(mut tar: &[u8]) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut extended = BTreeMap::new();
     while let Some((header, rest)) = tar.split_at_checked(BLOCK).filter(|(header, _)| header[0] != 0) {
-        let size =
-            extended.get("size").map_or_else(|| number(&header[124..136]), |size: &String| size.parse().unwrap());
+        let size = extended
+            .get("size")
+            .map_or_else(|| number(&header[124..136]), |size: &String| size.parse().expect("a size is a number"));
         let size = usize::try_from(size).expect("a file of a test fits in memory");
         let content = &rest[..size];
         tar = &rest[size.next_multiple_of(BLOCK)..];
@@ -48,7 +56,9 @@ fn entry(header: &[u8], kind: u8, content: &[u8], mut extended: BTreeMap<String,
     let name = text(&header[..100]);
     let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
     let path = extended.remove("path").unwrap_or(name);
-    let id = |key: &str, field: &[u8]| extended.get(key).map_or_else(|| number(field), |id| id.parse().unwrap());
+    let id = |key: &str, field: &[u8]| {
+        extended.get(key).map_or_else(|| number(field), |id| id.parse().expect("an id is a number"))
+    };
     let (uid, gid) = (id("uid", &header[108..116]), id("gid", &header[116..124]));
     let target = extended.remove("linkpath").unwrap_or_else(|| text(&header[157..257]));
     let xattrs =
@@ -71,7 +81,8 @@ fn records(mut bytes: &[u8]) -> Vec<(String, String)> {
     let mut records = Vec::new();
     while let Some(blank) = bytes.iter().position(|&byte| byte == b' ') {
         let length: usize = text(&bytes[..blank]).parse().expect("a record begins with its length");
-        let record = String::from_utf8_lossy(&bytes[blank + 1..length - 1]).into_owned();
+        let record = &bytes[blank + 1..length - 1];
+        let record = str::from_utf8(record).map_or_else(|_| record.escape_ascii().to_string(), str::to_owned);
         let (key, value) = record.split_once('=').expect("a record is a pair");
         records.push((key.to_owned(), value.to_owned()));
         bytes = &bytes[length..];

@@ -1,24 +1,30 @@
 //! An image as facts that can be compared: a reference in, subjects with attributes out. A subject is a path of the merged
 //! file system, a layer, the configuration, or one record of the history. Times are left out.
+//!
+//! [`differences`](crate::compare::differences) lays two images side by side.
 
 use std::{
     collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
     hash::Hasher as _,
     io::Read as _,
+    path::Path,
     rc::Rc,
 };
 
 use flate2::read::MultiGzDecoder;
-use karve_tests::registry::RegistryClient;
 use serde_json::Value;
 
-use crate::layer::{self, Entry};
+use crate::{
+    layout::Layout,
+    registry::RegistryClient,
+    tar::{self, Entry},
+};
 
 /// What is known of an image: attributes by subject.
-pub(crate) type Facts = BTreeMap<String, Attributes>;
+pub type Facts = BTreeMap<String, Attributes>;
 
 /// Values by the names of attributes.
-pub(crate) type Attributes = BTreeMap<String, String>;
+pub type Attributes = BTreeMap<String, String>;
 
 /// Longer contents are shown by their length and hash.
 const SHOWN_BYTES_MAX: usize = 2_000;
@@ -26,20 +32,27 @@ const SHOWN_BYTES_MAX: usize = 2_000;
 /// Files by path; names of one file share their entry.
 type Files = BTreeMap<String, Rc<Entry>>;
 
-/// Reads an image; panics when the registry has none.
-pub(crate) fn facts(registry: &RegistryClient, repository: &str) -> Facts {
-    let manifest = registry.manifest(repository, "1").unwrap_or_else(|| panic!("the registry has no {repository}"));
+/// Reads an image by its tag; panics when the registry has none.
+pub fn of_registry(registry: &RegistryClient, repository: &str, tag: &str) -> Facts {
+    let manifest = registry.manifest(repository, tag).unwrap_or_else(|| panic!("the registry has no {repository}"));
     let manifest: Value = serde_json::from_slice(&manifest).expect("a manifest is JSON");
-    let blob = |descriptor: &Value| {
-        let digest = descriptor["digest"].as_str().expect("a descriptor has a digest");
-        registry.blob(repository, digest).expect("a registry has the blobs of a manifest")
-    };
+    of_manifest(&manifest, |digest| registry.blob(repository, digest).expect("a registry has the blobs of a manifest"))
+}
+
+/// Reads the image of an OCI layout with the tag; panics when there is none.
+pub fn of_layout(layout: &Path, tag: &str) -> Facts {
+    let layout = Layout::at(layout);
+    of_manifest(&layout.manifest(tag), |digest| layout.blob(digest))
+}
+
+fn of_manifest(manifest: &Value, blob: impl Fn(&str) -> Vec<u8>) -> Facts {
+    let blob = |descriptor: &Value| blob(descriptor["digest"].as_str().expect("a descriptor has a digest"));
     let config: Value = serde_json::from_slice(&blob(&manifest["config"])).expect("a configuration is JSON");
     let mut facts = Facts::new();
     let mut files = Files::new();
     // The list is null in an image without layers.
     for (index, descriptor) in manifest["layers"].as_array().into_iter().flatten().enumerate() {
-        let mut changes = apply(&mut files, layer::entries(&unpacked(&blob(descriptor))));
+        let mut changes = apply(&mut files, tar::entries(&unpacked(&blob(descriptor))));
         changes.insert("media type".into(), descriptor["mediaType"].to_string());
         facts.insert(format!("layer {index}"), changes);
     }
@@ -48,7 +61,14 @@ pub(crate) fn facts(registry: &RegistryClient, repository: &str) -> Facts {
     facts
 }
 
+/// The first bytes of gzip.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// Returns the tar of a layer, which is compressed by gzip or not at all.
 fn unpacked(blob: &[u8]) -> Vec<u8> {
+    if !blob.starts_with(&GZIP) {
+        return blob.to_vec();
+    }
     let mut tar = Vec::new();
     MultiGzDecoder::new(blob).read_to_end(&mut tar).expect("a layer is compressed by gzip");
     tar
@@ -156,7 +176,8 @@ fn attributes(entry: &Entry) -> Attributes {
 
 fn shown(content: &[u8]) -> String {
     if content.len() <= SHOWN_BYTES_MAX {
-        return format!("{:?}", String::from_utf8_lossy(content));
+        let text = str::from_utf8(content).map_or_else(|_| content.escape_ascii().to_string(), str::to_owned);
+        return format!("{text:?}");
     }
     let mut hasher = DefaultHasher::new();
     hasher.write(content);
