@@ -94,6 +94,11 @@ impl Layout {
         let blobs = root.join("blobs/sha256");
         std::fs::create_dir_all(&blobs).map_err(RegistryError::file("create", &blobs))?;
         let layout = Self { root: root.to_owned() };
+        if root.join("index.json").exists() && root.join(MARKER).exists() {
+            return Ok(layout);
+        }
+        // Whoever makes it at the same time must not have its list replaced by an empty one.
+        let _lock = layout.lock()?;
         if !root.join("index.json").exists() {
             layout.replace("index.json", &to_json(&ImageIndex::default()))?;
         }
@@ -173,9 +178,11 @@ impl Layout {
 
     /// Adds a blob from a file, verified on the way; one that is there already stays.
     pub async fn push_blob(&self, descriptor: &Descriptor, source: &Path) -> Result<(), RegistryError> {
-        if self.blob_exists(descriptor) {
-            return Ok(());
-        }
+        if self.blob_exists(descriptor) { Ok(()) } else { self.replace_blob(descriptor, source).await }
+    }
+
+    /// Adds a blob from a file, verified on the way, in place of whatever has its name.
+    pub async fn replace_blob(&self, descriptor: &Descriptor, source: &Path) -> Result<(), RegistryError> {
         let file = File::open(source).map_err(RegistryError::file("open", source))?;
         let destination = self.root.join(blob_path(&descriptor.digest));
         copy_verified(source.display().to_string(), file, descriptor, &destination).await
@@ -222,10 +229,7 @@ impl Layout {
     }
 
     fn list(&self, entries: Vec<Descriptor>) -> Result<(), RegistryError> {
-        let root = self.directory()?;
-        flock(&root, FlockOperation::LockExclusive)
-            .map_err(io::Error::from)
-            .map_err(RegistryError::file("lock", &self.root))?;
+        let _lock = self.lock()?;
         let mut index = self.index()?;
         for entry in entries {
             let tag = entry.annotations.get(REF_NAME);
@@ -236,6 +240,15 @@ impl Layout {
             index.manifests.push(entry);
         }
         self.replace("index.json", &to_json(&index))
+    }
+
+    /// Waits until no other writer has the layout; the lock ends with the value.
+    fn lock(&self) -> Result<OwnedFd, RegistryError> {
+        let root = self.directory()?;
+        flock(&root, FlockOperation::LockExclusive)
+            .map_err(io::Error::from)
+            .map_err(RegistryError::file("lock", &self.root))?;
+        Ok(root)
     }
 
     fn select(&self, selector: &Selector) -> Result<Option<Descriptor>, RegistryError> {

@@ -67,6 +67,28 @@ async fn images_are_written_and_read_by_tag_digest_and_platform() {
     assert_eq!(fs::read(&spool).unwrap(), b"layer");
 }
 
+/// Many writers of one new layout: each makes it, if need be, and lists an image of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn a_layout_that_many_make_at_once_has_what_each_of_them_lists() {
+    for _ in 0..50 {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("layout");
+        let writers = (0..8).map(|number| {
+            let root = root.clone();
+            tokio::spawn(async move {
+                let (tag, manifest) = (number.to_string(), image("amd64", &[]).1);
+                let layout = Layout::create(&root).unwrap();
+                layout.push_manifest(Some(tag.as_str()), &manifest, OCI_MANIFEST).await.unwrap();
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.unwrap();
+        }
+        let tags = Layout::open(&root).unwrap().tags().unwrap();
+        assert_eq!(tags.len(), 8, "{tags:?}");
+    }
+}
+
 #[tokio::test]
 async fn links_stay_inside_and_wrong_bytes_are_found() {
     let directory = tempfile::tempdir().unwrap();
