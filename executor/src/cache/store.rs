@@ -55,6 +55,8 @@ pub struct Cache {
     writes: bool,
     /// The blobs that the first place has, or is getting.
     written: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
+    /// Whether a blob was found damaged, so that no blob is believed to be whole because it is there.
+    is_distrusted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -146,7 +148,7 @@ impl Cache {
         };
         let places: Vec<OpenPlace> = places.into_iter().map(open).collect();
         let spool = spool.to_owned();
-        Self { registry, progress, spool, places, writes, written: Mutex::default() }
+        Self { registry, progress, spool, places, writes, written: Mutex::default(), is_distrusted: false.into() }
     }
 
     /// The place that artifacts are written to, if they are.
@@ -264,6 +266,13 @@ impl Cache {
         Ok(())
     }
 
+    /// Distrusts what is there, because a blob was found damaged: what is written from now on replaces what has its name.
+    /// A registry keeps what it has.
+    pub fn distrust(&self) {
+        self.is_distrusted.store(true, Ordering::Relaxed);
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Brings a blob into the place, once however many artifacts have it.
     async fn bring(&self, place: &Place, part: &Part) -> Result<(), RegistryError> {
         let cell = {
@@ -273,7 +282,7 @@ impl Cache {
         let brought = cell.get_or_try_init(|| async {
             match place {
                 Place::Repository(repository) => self.bring_to_repository(repository, part).await,
-                Place::Directory(path) => bring_to_layout(&self.registry, &Layout::create(path)?, part).await,
+                Place::Directory(path) => self.bring_to_layout(&Layout::create(path)?, part).await,
             }
         });
         brought.await.copied()
@@ -300,6 +309,26 @@ impl Cache {
         }
     }
 
+    async fn bring_to_layout(&self, layout: &Layout, part: &Part) -> Result<(), RegistryError> {
+        let descriptor = &part.descriptor;
+        match &part.content {
+            Content::Bytes(bytes) => layout.push_bytes(bytes).map(drop),
+            Content::File(path, _) if self.is_distrusted.load(Ordering::Relaxed) => {
+                layout.replace_blob(descriptor, path).await
+            }
+            Content::File(path, _) => layout.push_blob(descriptor, path).await,
+            Content::Elsewhere(ImageSource::Layout(other)) if other.root() == layout.root() => Ok(()),
+            Content::Elsewhere(ImageSource::Layout(other)) => {
+                layout.push_blob(descriptor, &other.blob_file(&descriptor.digest)).await
+            }
+            Content::Elsewhere(ImageSource::Registry(_)) if layout.blob_exists(descriptor) => Ok(()),
+            Content::Elsewhere(ImageSource::Registry(reference)) => {
+                let file = layout.blob_file(&descriptor.digest);
+                self.registry.fetch_blob(reference.repository(), descriptor, &file).await
+            }
+        }
+    }
+
     /// Says once what cannot be done with a place, and does not try it again.
     fn give_up(&self, open: &OpenPlace, verb: Verb, error: &RegistryError) {
         let (flag, verb) = match verb {
@@ -314,22 +343,6 @@ impl Cache {
     /// Says something that costs time only.
     pub fn warn(&self, text: &str) {
         self.progress.warning(text);
-    }
-}
-
-async fn bring_to_layout(registry: &Registry, layout: &Layout, part: &Part) -> Result<(), RegistryError> {
-    let descriptor = &part.descriptor;
-    match &part.content {
-        Content::Bytes(bytes) => layout.push_bytes(bytes).map(drop),
-        Content::File(path, _) => layout.push_blob(descriptor, path).await,
-        Content::Elsewhere(ImageSource::Layout(other)) if other.root() == layout.root() => Ok(()),
-        Content::Elsewhere(ImageSource::Layout(other)) => {
-            layout.push_blob(descriptor, &other.blob_file(&descriptor.digest)).await
-        }
-        Content::Elsewhere(ImageSource::Registry(_)) if layout.blob_exists(descriptor) => Ok(()),
-        Content::Elsewhere(ImageSource::Registry(reference)) => {
-            registry.fetch_blob(reference.repository(), descriptor, &layout.blob_file(&descriptor.digest)).await
-        }
     }
 }
 

@@ -310,6 +310,7 @@ impl Layers {
             }
             Err(error) => {
                 cache.warn(&format!("the index `{tag}` in the cache is not used: {}", explain(&*error)));
+                cache.distrust();
                 None
             }
         }

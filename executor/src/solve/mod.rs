@@ -159,6 +159,8 @@ impl Solver {
                 caching.cache.warn(&format!("{}: the build begins again without it", explain(error)));
                 self.uploader.abandon();
                 self.layers.forget(layer);
+                self.steps.store(0, Ordering::Relaxed);
+                caching.cache.distrust();
                 caching.without(layer);
                 continue;
             }
