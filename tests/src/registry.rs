@@ -1,6 +1,6 @@
 //! Registries: Debian's `docker-registry` on a loopback port, with or without a password, and a client to look into any.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use tempfile::TempDir;
 
@@ -18,7 +18,7 @@ const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application
 pub struct Registry {
     process: Process,
     client: RegistryClient,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Registry {
@@ -54,7 +54,7 @@ impl Registry {
             let (_, rest) = log.split_once("listening on ")?;
             Some(rest.split_once('"')?.0.to_owned())
         });
-        Self { process, client: RegistryClient { host, credentials }, _directory: directory }
+        Self { process, client: RegistryClient { host, credentials }, directory }
     }
 
     /// Returns address and port, as they stand in a reference: `127.0.0.1:PORT`.
@@ -75,6 +75,13 @@ impl Registry {
     /// Returns the tags of a repository, sorted; there are none in a repository that does not exist.
     pub fn tags(&self, repository: &str) -> Vec<String> {
         self.client.tags(repository)
+    }
+
+    /// Returns the path of a blob, which may be missing: for damage.
+    pub fn blob_path(&self, digest: &str) -> PathBuf {
+        let (algorithm, hex) = digest.split_once(':').expect("a digest is ALGORITHM:HEX");
+        let blobs = self.directory.path().join("data/docker/registry/v2/blobs");
+        blobs.join(algorithm).join(&hex[..2]).join(hex).join("data")
     }
 
     /// Returns what the registry has logged: one line for each request among others.

@@ -1,0 +1,111 @@
+//! What goes over the wire when every step hits, by the log of a registry: no layer in either direction.
+
+use karve_tests::{inspect::Image, registry::Registry};
+
+use crate::scene::Scene;
+
+/// A base image and a cache in one registry.
+struct Wire {
+    registry: Registry,
+    scene: Scene,
+}
+
+impl Wire {
+    fn new(steps: &str) -> Self {
+        let registry = Registry::start();
+        let mut scene = Scene::on_busybox("COPY file /of-the-base\n", &[("file", "content\n")]);
+        let host = registry.host();
+        scene.flags.push(format!("--insecure-registry={host}"));
+        let base = format!("{host}/base:1");
+        scene.build_with(&[&format!("--destination={base}")]);
+        scene.set("BASE", &base);
+        scene.write("Dockerfile", &format!("{}{steps}", crate::scene::BUSYBOX));
+        Self { registry, scene }
+    }
+
+    /// Builds, and returns what the registry was asked for meanwhile: methods and paths.
+    #[track_caller]
+    fn build(&self, repository: &str, misses: usize) -> Vec<(String, String)> {
+        let seen = self.registry.log().len();
+        let host = self.registry.host();
+        let destination = format!("--destination={host}/{repository}:v1");
+        let ended = self.scene.build_with(&[&destination, &format!("--cache-repo={host}/cache")]);
+        assert_eq!(ended.misses().len(), misses, "{}", ended.stderr);
+        ended.warns_of_no_cache();
+        if misses == 0 {
+            let counters = &ended.report["counters"];
+            assert_eq!((&counters["bytesPushed"], &counters["bytesPulled"]), (&0.into(), &0.into()));
+        }
+        let log = self.registry.log().split_off(seen);
+        let requests = log.lines().filter_map(|line| {
+            // 127.0.0.1 - - [time] "GET /v2/ HTTP/1.1" 200 …
+            let request = line.split('"').nth(1).filter(|request| request.ends_with(" HTTP/1.1"))?;
+            let mut words = request.split(' ').map(str::to_owned);
+            Some((words.next()?, words.next()?))
+        });
+        let requests: Vec<(String, String)> = requests.collect();
+        assert!(requests.iter().any(|(method, path)| method == "PUT" && path.contains("manifests/v1")), "{log}");
+        requests
+    }
+
+    /// Checks that no layer of the image was fetched or sent.
+    #[track_caller]
+    fn check(&self, repository: &str, requests: &[(String, String)]) {
+        let image = Image::of_registry(self.registry.client(), repository, "v1");
+        let layers = image.manifest["layers"].as_array().unwrap();
+        assert!(layers.len() > 3);
+        for layer in layers {
+            let digest = layer["digest"].as_str().unwrap();
+            let moved: Vec<_> = requests
+                .iter()
+                .filter(|(_, path)| path.contains(digest) || path.contains(&digest.replace(':', "%3A")))
+                .filter(|(method, path)| method != "HEAD" && !(method == "POST" && path.contains("mount=")))
+                .collect();
+            assert_eq!(moved, Vec::<&(String, String)>::new(), "{requests:#?}");
+        }
+        let sent = requests.iter().filter(|(method, _)| method == "PATCH").count();
+        let put = requests.iter().filter(|(method, path)| method == "PUT" && path.contains("/blobs/")).count();
+        assert!(sent <= 1 && put <= 1, "more than the configuration was sent: {requests:#?}");
+    }
+}
+
+const STEPS: &str = "\
+WORKDIR /app
+COPY file .
+RUN cat file > /made
+COPY --from=base /of-the-base /taken
+";
+
+#[test]
+fn a_build_in_which_all_hits_moves_no_layer() {
+    let wire = Wire::new(STEPS);
+    wire.scene.edit("ARG BASE\n", "ARG BASE\nFROM ${BASE} AS base\n");
+    let first = wire.build("app", 4);
+    assert!(first.iter().any(|(method, _)| method == "PATCH" || method == "PUT"));
+    let second = wire.build("app", 0);
+    wire.check("app", &second);
+}
+
+#[test]
+fn an_image_for_another_repository_is_mounted_from_the_cache() {
+    let wire = Wire::new(STEPS);
+    wire.scene.edit("ARG BASE\n", "ARG BASE\nFROM ${BASE} AS base\n");
+    wire.build("app", 4);
+    let other = wire.build("other/place", 0);
+    wire.check("other/place", &other);
+    assert!(other.iter().any(|(method, path)| method == "POST" && path.contains("mount=")), "{other:#?}");
+}
+
+#[test]
+fn a_changed_file_that_no_run_reads_moves_its_layer_alone() {
+    let wire = Wire::new("RUN cat /of-the-base > /made\nCOPY file /\n");
+    wire.build("app", 2);
+    wire.scene.write("file", "other\n");
+    let requests = wire.build("app", 1);
+    let fetched = requests.iter().filter(|(method, path)| method == "GET" && path.contains("/blobs/"));
+    let image = Image::of_registry(wire.registry.client(), "app", "v1");
+    let layers = image.manifest["layers"].as_array().unwrap();
+    let is_layer = |path: &str| layers.iter().any(|layer| path.contains(layer["digest"].as_str().unwrap()));
+    let fetched: Vec<&(String, String)> = fetched.filter(|(_, path)| is_layer(path)).collect();
+    assert_eq!(fetched, Vec::<&(String, String)>::new());
+}
