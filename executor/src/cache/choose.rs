@@ -2,14 +2,14 @@
 //! stages that must be built, come out. Pure.
 //!
 //! **A cached build is one build**: it never uses two results of one step. An entry stands on the layers that it was made
-//! from, all of its own stage and, by name, those of other stages. So a miss does not end what is found behind it, and
+//! from, all of its own stage and, by name, the results of the steps of other stages. So a miss does not end what is found behind it, and
 //! two entries that stand on different results of one step are never used together: the one whose stage comes first in the
 //! graph stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    entry::{Entry, stack},
+    entry::{Entry, EntryLayer, stacks},
     key::Key,
 };
 use crate::image::digest::Digest;
@@ -21,8 +21,6 @@ pub struct Stage {
     pub base: Option<usize>,
     /// The steps that make layers.
     pub steps: Vec<Step>,
-    /// The definition of its end: that of its last step, or of its base.
-    pub end: Option<Key>,
     /// The names of the base image's layers.
     pub base_layers: Vec<Digest>,
 }
@@ -30,7 +28,9 @@ pub struct Stage {
 /// One step that makes a layer.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
-    /// What was found for its definition key.
+    /// Its definition key, if that is known.
+    pub key: Option<Key>,
+    /// What was found for it.
     pub found: Option<Entry>,
     /// The stages whose end it reads.
     pub reads: Vec<usize>,
@@ -96,47 +96,48 @@ fn needed(stages: &[Stage], entries: &[Option<usize>], target: usize) -> Vec<boo
     needed
 }
 
-/// Finds a stage whose entry stands on another result than what is used of a step or of a stage.
+/// Finds a stage whose entry stands on another result of a step than what is used.
 fn conflict(stages: &[Stage], entries: &[Option<usize>], needed: &[bool]) -> Option<usize> {
     let used = |number: usize| needed[number].then(|| stages[number].steps[entries[number]?].found.as_ref()).flatten();
-    // The ends of stages that are needed: which result they will have, `None` if they are yet to be built.
-    let mut ends: BTreeMap<&Key, Option<Digest>> = BTreeMap::new();
-    for (number, stage) in stages.iter().enumerate().filter(|(number, _)| needed[*number]) {
-        let Some(end) = &stage.end else { continue };
-        let whole = stage.steps.len() == entries[number].map_or(0, |entry| entry + 1);
-        let result = match used(number) {
-            Some(entry) if whole => Some(result(stages, number, entry)),
-            // Without steps of its own it is what its base is.
-            None if whole && stage.base.is_none() => Some(stack(stage.base_layers.iter())),
-            _ => None,
-        };
-        ends.entry(end).or_insert(result);
-    }
-    let mut claims: BTreeMap<&Key, &Digest> = BTreeMap::new();
-    let mut layers: BTreeMap<&Key, &Digest> = BTreeMap::new();
+    // The results that entries bring. Every stage with such a step takes it from them.
+    let mut brought: BTreeMap<&Key, Digest> = BTreeMap::new();
     for number in 0..stages.len() {
         let Some(entry) = used(number) else { continue };
-        let differs = |known: Option<&&Digest>, own: &Digest| known.is_some_and(|known| *known != own);
-        let other_stage = entry.stages.iter().any(|(end, result)| {
-            ends.get(end).is_some_and(|used| used.as_ref() != Some(result)) || differs(claims.get(end), result)
-        });
-        let other_layer = entry.layers.iter().any(|layer| differs(layers.get(&layer.step), &layer.diff_id));
-        if other_stage || other_layer {
+        for (layer, result) in entry.layers.iter().zip(results(base_layers(stages, number), &entry.layers)) {
+            if brought.insert(&layer.step, result.clone()).is_some_and(|known| known != result) {
+                return Some(number);
+            }
+        }
+    }
+    let steps = stages.iter().zip(needed).filter(|(_, needed)| **needed).flat_map(|(stage, _)| &stage.steps);
+    let made: BTreeSet<&Key> =
+        steps.filter_map(|step| step.key.as_ref()).filter(|key| !brought.contains_key(key)).collect();
+    let mut claims: BTreeMap<&Key, &Digest> = brought.iter().map(|(key, result)| (*key, result)).collect();
+    for number in 0..stages.len() {
+        let Some(entry) = used(number) else { continue };
+        let fits = |(step, result): (&Key, &Digest)| {
+            !made.contains(step) && claims.get(step).is_none_or(|claimed| *claimed == result)
+        };
+        if !entry.stages.iter().all(fits) {
             return Some(number);
         }
         claims.extend(&entry.stages);
-        layers.extend(entry.layers.iter().map(|layer| (&layer.step, &layer.diff_id)));
     }
     None
 }
 
-/// Names the result of a stage of which an entry is the end.
-fn result(stages: &[Stage], number: usize, entry: &Entry) -> Digest {
-    let mut bottom = number;
-    while let Some(base) = stages[bottom].base {
-        bottom = base;
+/// The layers of the image at the bottom of a stage.
+fn base_layers(stages: &[Stage], mut number: usize) -> &[Digest] {
+    while let Some(base) = stages[number].base {
+        number = base;
     }
-    stack(stages[bottom].base_layers.iter().chain(entry.layers.iter().map(|layer| &layer.diff_id)))
+    &stages[number].base_layers
+}
+
+/// Names the result of each step of an entry: everything from the bottom up to its layer.
+fn results(base_layers: &[Digest], layers: &[EntryLayer]) -> Vec<Digest> {
+    let diff_ids: Vec<&Digest> = layers.iter().map(|layer| &layer.diff_id).collect();
+    stacks(base_layers.iter(), &diff_ids)
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub struct Entry {
     pub content: Option<Key>,
     /// The layers of its stage above the base image, lowest first; its own is the last.
     pub layers: Vec<EntryLayer>,
-    /// The stages whose files went into any of the layers: the definition of their end, and which of its results it was.
+    /// The steps of other stages whose files went into any of the layers, and which of their results it was.
     pub stages: BTreeMap<Key, Digest>,
     /// When the oldest of what it stands for was made, in seconds since 1970.
     pub created: i64,
@@ -50,6 +50,8 @@ pub struct Entry {
 pub struct EntryLayer {
     /// The definition of the step that made it.
     pub step: Key,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
     /// The digest of its tar stream.
     pub diff_id: Digest,
     /// Its bytes.
@@ -63,11 +65,16 @@ pub struct EntryLayer {
 #[error("{0}")]
 pub struct InvalidEntry(pub(super) String);
 
-/// Names a result of a stage: its layers, whatever their compression.
-pub fn stack<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Digest {
+/// Names the result of each step of a stage: the layers of its base and those of the steps up to it, whatever their
+/// compression.
+pub fn stacks<'a>(base: impl Iterator<Item = &'a Digest>, steps: &[&Digest]) -> Vec<Digest> {
     let mut hasher = FieldHasher::default();
-    diff_ids.for_each(|diff_id| hasher.field(diff_id.as_bytes()));
-    hasher.finish()
+    base.for_each(|diff_id| hasher.field(diff_id.as_bytes()));
+    let step = |diff_id: &&Digest| {
+        hasher.field(diff_id.as_bytes());
+        hasher.clone().finish()
+    };
+    steps.iter().map(step).collect()
 }
 
 impl Entry {
@@ -127,15 +134,19 @@ impl EntryLayer {
             return Err(InvalidEntry(format!("it has an index of the type `{}`", index.media_type)));
         }
         let (step, diff_id) = (annotation(&layer.annotations, STEP)?, annotation(&layer.annotations, DIFF_ID)?);
+        let created: Timestamp = annotation(&layer.annotations, CREATED)?;
         let plain = |descriptor: &Descriptor| {
             Descriptor::new(&descriptor.media_type, descriptor.digest.clone(), descriptor.size)
         };
-        Ok(Self { step, diff_id, layer: plain(layer), index: plain(index) })
+        Ok(Self { step, created: created.as_second(), diff_id, layer: plain(layer), index: plain(index) })
     }
 
     /// The layer's descriptor as it stands in the manifest.
     pub fn descriptor(&self) -> Descriptor {
-        let annotations = [(STEP.to_owned(), self.step.to_string()), (DIFF_ID.to_owned(), self.diff_id.to_string())];
+        let created = Timestamp::from_second(self.created).unwrap_or_default();
+        let annotations =
+            [(STEP, self.step.to_string()), (DIFF_ID, self.diff_id.to_string()), (CREATED, created.to_string())];
+        let annotations = annotations.map(|(name, value)| (name.to_owned(), value));
         Descriptor { annotations: annotations.into(), ..self.layer.clone() }
     }
 }
@@ -160,6 +171,7 @@ mod tests {
     fn entry() -> Entry {
         let layer = |name: &str| EntryLayer {
             step: key(name),
+            created: 1_700_000_000,
             diff_id: Digest::of(name.as_bytes()),
             layer: Descriptor::of(layer_media_type(crate::layer::Compression::Gzip), name.as_bytes()),
             index: Descriptor::of(INDEX_MEDIA_TYPE, name.as_bytes()),

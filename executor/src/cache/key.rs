@@ -95,12 +95,14 @@ impl MadeOf {
         self.0.iter().map(|(name, digest)| (name.as_str(), digest))
     }
 
-    /// Makes the key. Two steps have one key only if all their parts are the same.
+    /// Makes the key. Two steps have one key only if all their parts are the same. What stands between backticks in a name
+    /// is for people: a stage may be renamed.
     pub fn key(&self) -> Key {
         let mut hasher = FieldHasher::default();
         hasher.field(FORMAT.as_bytes());
         for (name, digest) in &self.0 {
-            hasher.field(name.as_bytes());
+            let kind = name.split_once('`').map_or(name.as_str(), |(kind, _)| kind);
+            hasher.field(kind.as_bytes());
             hasher.field(digest.as_bytes());
         }
         Key(hasher.finish())
@@ -211,7 +213,10 @@ pub fn run(run: &Run, platform: &str, mounted: Vec<Option<(String, Digest)>>, pa
         });
     }
     for (name, value) in environment {
-        made_of.text(format!("the variable {name}"), value);
+        made_of.fields(format!("the variable {name}"), |hasher| {
+            hasher.field(name.as_bytes());
+            hasher.field(value.as_bytes());
+        });
     }
     made_of.text("WORKDIR", working_directory);
     made_of.text("USER", user);

@@ -22,6 +22,9 @@ pub const RECORD_BYTES_MAX: u64 = 16 << 20;
 /// Files of one step that are remembered one by one. Beyond, a miss says only that files changed.
 const FILES_MAX: usize = 50_000;
 
+/// What is shown of a text of a record.
+const TEXT_CHARACTERS_MAX: usize = 200;
+
 /// How many hexadecimal digits of a file's digest are remembered: enough to tell whether it changed.
 const FILE_DIGEST_DIGITS: usize = 12;
 
@@ -76,31 +79,36 @@ impl RecordedStep {
         let same = |step: &&Self| step.stage == self.stage && step.number == self.number;
         let Some(old) = last.steps.iter().find(same) else { return "the last build had no such step".into() };
         if old.instruction != self.instruction {
-            return format!("the instruction changed, it was `{}`", old.instruction);
+            return format!("the instruction changed, it was `{}`", clipped(&old.instruction));
         }
-        let Some((name, is_new)) = self.changed_part(old) else {
+        let Some((name, how)) = self.changed_part(old) else {
             return "nothing changed, but its entry is not in the cache".into();
         };
         match name {
             PARENT => "a step before it changed".into(),
             BASE => "the base image changed".into(),
             CONTEXT_FILES => self.changed_files(old),
-            name if is_new => format!("{name} is new"),
-            name => format!("{name} changed"),
+            name => format!("{} {how}", clipped(name)),
         }
     }
 
-    /// Finds the first part that is not as it was, and whether it is new; parts that are gone count last.
-    fn changed_part(&self, old: &Self) -> Option<(&str, bool)> {
-        let mut before: BTreeMap<&str, Vec<&Digest>> = BTreeMap::new();
-        old.made_of.parts().for_each(|(name, digest)| before.entry(name).or_default().push(digest));
-        let mut now: BTreeMap<&str, Vec<&Digest>> = BTreeMap::new();
-        self.made_of.parts().for_each(|(name, digest)| now.entry(name).or_default().push(digest));
+    /// Finds the first part that is not as it was, and what became of it; parts that are gone count last.
+    fn changed_part<'a>(&'a self, old: &'a Self) -> Option<(&'a str, &'static str)> {
+        let (before, now) = (old.parts(), self.parts());
         let changed = self.made_of.parts().map(|(name, _)| name).find(|name| before.get(name) != now.get(name));
-        match changed {
-            Some(name) => Some((name, !before.contains_key(name))),
-            None => None,
+        if let Some(name) = changed {
+            return Some((name, if before.contains_key(name) { "changed" } else { "is new" }));
         }
+        Some((before.into_keys().find(|name| !now.contains_key(name))?, "is gone"))
+    }
+
+    /// The parts by name. A name may come several times, as the layers of a base image do.
+    fn parts(&self) -> BTreeMap<&str, Vec<&Digest>> {
+        let mut parts: BTreeMap<&str, Vec<&Digest>> = BTreeMap::new();
+        for (name, digest) in self.made_of.parts() {
+            parts.entry(name).or_default().push(digest);
+        }
+        parts
     }
 
     fn changed_files(&self, old: &Self) -> String {
@@ -113,10 +121,15 @@ impl RecordedStep {
         let all: Vec<String> = changed.chain(gone.map(|path| format!("{path} is gone"))).collect();
         match all.as_slice() {
             [] => "files of the context changed".into(),
-            [only] => only.clone(),
-            [first, rest @ ..] => format!("{first}, and {} more", rest.len()),
+            [only] => clipped(only),
+            [first, rest @ ..] => format!("{}, and {} more", clipped(first), rest.len()),
         }
     }
+}
+
+/// A text of a record, which anybody may have written who can write to the cache.
+fn clipped(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(TEXT_CHARACTERS_MAX).collect()
 }
 
 #[cfg(test)]

@@ -159,33 +159,36 @@ impl Cache {
             .map(|place| &place.place)
     }
 
-    /// Whether an artifact that was found at `source` is where this build writes, so that nothing of it need be sent.
-    pub fn is_destination(&self, source: &ImageSource) -> bool {
-        match (self.destination(), source) {
-            (Some(Place::Repository(own)), ImageSource::Registry(reference)) => own == reference.repository(),
-            (Some(Place::Directory(own)), ImageSource::Layout(layout)) => own == layout.root(),
-            _ => false,
-        }
-    }
-
     /// Removes a blob that is not what it should be from a directory that this build writes to, so that it is written anew. A
     /// registry cannot be helped.
     pub fn discard(&self, blob: &Digest) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(blob);
         let Some(Place::Directory(path)) = self.destination() else { return };
         match Layout::open(path).map(|layout| layout.remove_blob(blob)) {
             Ok(Ok(())) => {}
             Ok(Err(error)) | Err(error) => tracing::debug!(error = explain(&error), "a damaged blob remains"),
         }
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(blob);
     }
 
     /// Finds an artifact by its tag, in the first place that has one of this type.
     pub async fn find(&self, tag: &str, artifact_type: &str) -> Option<Found> {
+        self.find_usable(tag, artifact_type, &mut Some).await
+    }
+
+    /// Finds an artifact by its tag, in the first place that has one of this type of which something can be made.
+    pub async fn find_usable<T>(
+        &self,
+        tag: &str,
+        artifact_type: &str,
+        make: &mut (dyn FnMut(Found) -> Option<T> + Send),
+    ) -> Option<T> {
         for open in self.places.iter().filter(|open| !open.is_unreadable.load(Ordering::Relaxed)) {
             match self.read(open, tag).await {
                 Ok(None) => {}
                 Ok(Some((manifest, source))) if manifest.artifact_type.as_deref() == Some(artifact_type) => {
-                    return Some(Found { manifest, source });
+                    if let Some(made) = make(Found { manifest, source }) {
+                        return Some(made);
+                    }
                 }
                 Ok(Some(_)) => self.warn(&format!("`{tag}` in the cache {} is something else: ignored", open.place)),
                 Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
@@ -212,7 +215,13 @@ impl Cache {
                 }
             }
             Place::Directory(path) => {
-                let tags = open.tags.get_or_try_init(|| async { tags(path) }).await?;
+                let tags = match open.tags.get_or_try_init(|| async { tags(path) }).await {
+                    Ok(tags) => tags,
+                    Err(error) => {
+                        self.give_up(open, Verb::Read, &error);
+                        return Ok(None);
+                    }
+                };
                 let Some(digest) = tags.get(tag) else { return Ok(None) };
                 let layout = Layout::open(path)?;
                 let bytes = layout.blob_bytes(digest, MANIFEST_BYTES_MAX)?;
@@ -266,10 +275,21 @@ impl Cache {
         Ok(())
     }
 
+    /// Reads nothing any more.
+    pub fn stop_reading(&self) {
+        for open in &self.places {
+            open.is_unreadable.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Distrusts what is there, because a blob was found damaged: what is written from now on replaces what has its name.
     /// A registry keeps what it has.
     pub fn distrust(&self) {
         self.is_distrusted.store(true, Ordering::Relaxed);
+        // A manifest that named such a blob may have been refused.
+        if let Some(own) = self.places.first() {
+            own.is_unwritable.store(false, Ordering::Relaxed);
+        }
         self.written.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

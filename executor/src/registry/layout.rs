@@ -30,6 +30,8 @@ use crate::image::{
 const MARKER: &str = "oci-layout";
 /// What is in it.
 const MARKER_TEXT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+/// The largest `index.json` that is read: a cache of some 200,000 tags. It is in memory as a whole.
+const INDEX_BYTES_MAX: u64 = 64 << 20;
 /// Indexes within indexes that are followed.
 const INDEX_DEPTH_MAX: usize = 4;
 
@@ -278,7 +280,7 @@ impl Layout {
     }
 
     fn index(&self) -> Result<ImageIndex, RegistryError> {
-        let bytes = self.read("index.json", MANIFEST_BYTES_MAX)?;
+        let bytes = self.read("index.json", INDEX_BYTES_MAX)?;
         serde_json::from_slice(&bytes).map_err(|error| self.invalid(format!("its index.json is not one: {error}")))
     }
 

@@ -120,6 +120,11 @@ impl CacheMounts {
         Ok(hold)
     }
 
+    /// Forgets every cache: the next steps begin with new ones.
+    pub(super) fn begin_again(&self) {
+        self.lock().clear();
+    }
+
     /// Lists what is kept beyond the build, with where it is: what was used, and what every step has ended with that used it.
     pub(super) fn kept(&self) -> Vec<(PathBuf, Kept)> {
         let caches = self.lock();

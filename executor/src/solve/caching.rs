@@ -3,7 +3,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use karve_api::{CacheReport, MissReport};
@@ -18,7 +21,7 @@ use crate::{
     cache::{
         entry::{Entry, EntryLayer, STEP_TYPE},
         key::Key,
-        store::Cache,
+        store::{Cache, Found},
     },
     image::{digest::Digest, manifest::layer_compression},
     options::CacheOptions,
@@ -41,6 +44,8 @@ pub struct Caching {
     unusable: Mutex<HashSet<Digest>>,
     /// What each step became. Two steps of one definition are one step.
     results: Mutex<HashMap<Key, Arc<OnceCell<Made>>>>,
+    /// Whether a step was not found by its definition.
+    is_changed: AtomicBool,
     report: Mutex<CacheReport>,
 }
 
@@ -69,7 +74,7 @@ impl Caching {
     pub fn new(cache: Arc<Cache>, layers: &Arc<Layers>, uploader: &Uploader, options: CacheOptions, now: i64) -> Self {
         let saves = Saves::new(Arc::clone(&cache), Arc::clone(layers), Arc::clone(uploader.uploads()));
         let (unusable, results, report) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { cache, saves, options, now, unusable, results, report }
+        Self { cache, saves, options, now, unusable, results, is_changed: false.into(), report }
     }
 
     /// Whether the layers of an operation are cached.
@@ -81,9 +86,22 @@ impl Caching {
         }
     }
 
-    /// Looks for the entry of a key.
+    /// Looks for the entry of a key. One that cannot be used hides none in another place.
     pub(super) async fn find(&self, key: &Key) -> Lookup {
-        let Some(found) = self.cache.find(&key.tag(), STEP_TYPE).await else { return Lookup::Nothing };
+        let mut other = Lookup::Nothing;
+        let mut usable = |found| match self.judge(key, found) {
+            entry @ Lookup::Entry(..) => Some(entry),
+            Lookup::Expired => {
+                other = Lookup::Expired;
+                None
+            }
+            Lookup::Nothing => None,
+        };
+        let found = self.cache.find_usable(&key.tag(), STEP_TYPE, &mut usable).await;
+        found.unwrap_or(other)
+    }
+
+    fn judge(&self, key: &Key, found: Found) -> Lookup {
         let entry = match Entry::parse(&found.manifest, key) {
             Ok(entry) => entry,
             Err(error) => {
@@ -91,8 +109,13 @@ impl Caching {
                 return Lookup::Nothing;
             }
         };
+        // Found by content it stands on nothing but what it made itself.
+        let created = match entry.layers.last() {
+            Some(own) if entry.definition != *key => own.created,
+            _ => entry.created,
+        };
         let oldest = self.now.saturating_sub(self.options.ttl.as_secs().try_into().unwrap_or(i64::MAX));
-        if entry.created < oldest || self.options.ttl.is_zero() {
+        if created < oldest || self.options.ttl.is_zero() {
             return Lookup::Expired;
         }
         let unusable = self.lock_unusable();
@@ -119,6 +142,16 @@ impl Caching {
     pub(super) fn is_made(&self, key: &Key, made: Made) {
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         results.insert(key.clone(), Arc::new(OnceCell::new_with(Some(made))));
+    }
+
+    /// Remembers that this build is not what the last one was.
+    pub(super) fn is_not_all_known(&self) {
+        self.is_changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a step was not found by its definition.
+    pub(super) fn is_changed(&self) -> bool {
+        self.is_changed.load(Ordering::Relaxed)
     }
 
     /// Counts a hit.

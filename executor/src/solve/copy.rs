@@ -47,7 +47,9 @@ impl StageRun<'_> {
     /// Decides what a COPY or an ADD changes.
     pub(super) async fn copy(&mut self, operation: &Copy) -> Result<Vec<Change>, StepError> {
         let solver = self.solver;
-        let source = self.view_of(&operation.from).await?;
+        // Nobody waits for a stage of which nothing is copied: it may not be built.
+        let reads = operation.sources.iter().any(|source| matches!(source, Source::Path(_)));
+        let source = if reads { self.view_of(&operation.from).await? } else { View::empty() };
         let lower = self.state.view(solver).await?;
         let ownership = operation.chown.as_deref().map(|owner| users::resolve_ownership(lower, owner)).transpose()?;
         let chmod = operation.chmod.as_deref().map(Chmod::parse).transpose()?;

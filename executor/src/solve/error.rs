@@ -228,6 +228,8 @@ impl SolveError {
     /// The layer of the cache without which the build would not have failed.
     pub fn unusable_layer(&self) -> Option<&Digest> {
         match self {
+            // A full disk is not the cache's fault.
+            Self::Cached { source, .. } if reason_of_chain(&**source) == Reason::VolumeFull => None,
             Self::Cached { layer, .. } => Some(layer),
             Self::Step { error, .. } => match &**error {
                 StepError::Solve(error) => error.unusable_layer(),
@@ -255,7 +257,10 @@ impl SolveError {
                 BuildContextError::Directory(_) | BuildContextError::Changed(_) => Reason::ContextInvalid,
             },
             Self::Context { source, .. } | Self::File { source, .. } => reason_of(source),
-            Self::Cached { .. } => Reason::RegistryUnavailable,
+            Self::Cached { source, .. } => match reason_of_chain(&**source) {
+                Reason::VolumeFull => Reason::VolumeFull,
+                _ => Reason::RegistryUnavailable,
+            },
             Self::Internal(_) => Reason::Internal,
         }
     }

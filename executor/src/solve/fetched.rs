@@ -64,7 +64,10 @@ impl Solver {
             && let Some(Ok(digest)) = found.manifest.annotations.get(DIGEST).map(|text| text.parse())
         {
             match self.remotes.is_current(file, etag).await {
-                Ok(true) => return Some(digest),
+                Ok(true) => {
+                    self.remotes.expect(remote, &digest);
+                    return Some(digest);
+                }
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "whoever needs the file says so"),
             }

@@ -7,8 +7,9 @@ use std::io::{self, Read};
 use crate::{
     cache::entry::INDEX_MEDIA_TYPE,
     filesystem::{
-        entry::{Action, FileContent, Kind, Location},
+        entry::{Action, Change, FileContent, Kind, Location},
         index::Index,
+        path::TreePath,
     },
     image::{digest::Digest, manifest::Descriptor},
 };
@@ -35,6 +36,9 @@ pub(super) enum InvalidIndex {
     /// They are not the JSON of an index.
     #[error("it is not an index")]
     Json(#[from] serde_json::Error),
+    /// It has a path that no archive gives.
+    #[error("it has the path {0}, which is not in its normal form")]
+    Path(TreePath),
     /// It is of another layer, or speaks of files elsewhere.
     #[error("it is not the index of the layer {0}")]
     Foreign(Digest),
@@ -71,19 +75,28 @@ pub(super) fn unpack(packed: &[u8], diff_id: &Digest) -> Result<(Index, Vec<u8>)
         Action::Put(_, Kind::File(FileContent { digest, location, .. })) => digest.is_some() && is_own(location),
         _ => true,
     };
+    if let Some(path) = foul_path(&index) {
+        return Err(InvalidIndex::Path(path.clone()));
+    }
     if index.diff_id != *diff_id || !index.changes.iter().all(|change| is_sound(&change.action)) {
         return Err(InvalidIndex::Foreign(diff_id.clone()));
     }
     Ok((index, json))
 }
 
+/// Finds a path that is not as a reader of archives leaves it: every other part of Karve relies on that.
+fn foul_path(index: &Index) -> Option<&TreePath> {
+    let paths = index.changes.iter().flat_map(|Change { path, action }| {
+        let target = if let Action::HardLink(target) = action { Some(target) } else { None };
+        std::iter::once(path).chain(target)
+    });
+    paths.into_iter().find(|path| TreePath::clean(path.as_bytes()) != **path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filesystem::{
-        entry::{Change, Metadata},
-        path::TreePath,
-    };
+    use crate::filesystem::entry::Metadata;
 
     fn index(location: Location, digest: Option<Digest>) -> Index {
         let kind = Kind::File(FileContent { size: 1, digest, location });
@@ -114,6 +127,22 @@ mod tests {
         for index in foreign {
             let (_, bytes) = pack(&index).unwrap();
             assert!(matches!(unpack(&bytes, &digest), Err(InvalidIndex::Foreign(_))), "{index:?}");
+        }
+    }
+
+    #[test]
+    fn paths_that_no_archive_gives_are_refused() {
+        let path = |text: &str| serde_json::from_value::<TreePath>(text.into()).unwrap();
+        let is_sound = |text: &str, action: Action| {
+            let index = Index { diff_id: Digest::of(b"layer"), changes: vec![Change { path: path(text), action }] };
+            unpack(&pack(&index).unwrap().1, &index.diff_id).is_ok()
+        };
+        let directory = Action::Put(Metadata::directory(0), Kind::Directory);
+        assert!(is_sound("a/b", directory.clone()) && is_sound("", directory.clone()));
+        assert!(is_sound("a", Action::HardLink(path("b"))));
+        for foul in ["..", "../a", "a/../..", "/a", "a//b", "a/", "."] {
+            assert!(!is_sound(foul, directory.clone()), "{foul}");
+            assert!(!is_sound("a", Action::HardLink(path(foul))), "{foul}");
         }
     }
 

@@ -323,6 +323,8 @@ impl Layers {
         source: &ImageSource,
         descriptor: &Descriptor,
     ) -> Result<Arc<Index>, Box<dyn Error + Send + Sync>> {
+        // Held to the end: an index is in memory several times while it is read.
+        let _permit = self.readers.acquire().await?;
         let packed = store::read_blob(&self.registry, source, descriptor, indexes::PACKED_BYTES_MAX).await?;
         let (diff_id, path) = (layer.diff_id.clone(), self.work.unused("index"));
         let file = path.clone();

@@ -64,7 +64,7 @@ use crate::{
     sandbox::client::Sandbox,
 };
 
-/// How often a build begins again because a layer of the cache cannot be had.
+/// How often a build begins again because a layer of the cache cannot be had. Then it goes without the cache.
 const TRIES_MAX: usize = 20;
 
 /// Everything that the steps of a build share.
@@ -112,7 +112,7 @@ pub struct Solver {
     pub keeps_layers: bool,
     /// Compressing threads for each layer.
     pub threads: usize,
-    /// Steps that were run or copied.
+    /// Steps that were run, copied or found in the cache.
     pub steps: AtomicI64,
 }
 
@@ -153,18 +153,22 @@ impl Solver {
             let result = self.run_with(&reuse).await;
             if let (Err(error), Some(caching)) = (&result, &self.caching)
                 && let Some(layer) = error.unusable_layer()
-                && tries < TRIES_MAX
+                && tries <= TRIES_MAX
             {
                 tries += 1;
+                if tries > TRIES_MAX {
+                    caching.cache.stop_reading();
+                }
                 caching.cache.warn(&format!("{}: the build begins again without it", explain(error)));
                 self.uploader.abandon();
                 self.layers.forget(layer);
                 self.steps.store(0, Ordering::Relaxed);
                 caching.cache.distrust();
                 caching.without(layer);
+                self.mounts.begin_again();
                 continue;
             }
-            if let Some(caching) = self.caching.as_ref().filter(|caching| caching.report().misses > 0) {
+            if let Some(caching) = self.caching.as_ref().filter(|caching| caching.is_changed()) {
                 self.keep_record(caching, &reuse);
             }
             break result;

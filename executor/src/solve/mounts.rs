@@ -65,6 +65,12 @@ impl Mounts {
         }
     }
 
+    /// Forgets what an attempt has made that is given up: stages become something else, and caches were torn from steps.
+    pub(super) fn begin_again(&self) {
+        self.lowers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.caches.begin_again();
+    }
+
     /// Saves the caches that steps have left. What goes wrong is said, and fails nothing.
     pub async fn save(&self) {
         if let Some(saved) = self.saved.get() {

@@ -180,13 +180,15 @@ pub struct Remotes {
     limit_bytes: Option<u64>,
     turns: Semaphore,
     cells: Mutex<HashMap<Remote, Arc<Cell>>>,
+    /// What files must be that were named before they were fetched.
+    expected: Mutex<HashMap<Remote, Digest>>,
 }
 
 impl Remotes {
     /// `secrets` may hold credentials; `limit_bytes` is what the work directory may take.
     pub fn new(registry: Registry, secrets: Secrets, work: Arc<WorkDirectory>, limit_bytes: Option<u64>) -> Self {
         let turns = Semaphore::new(REPOSITORIES_MAX);
-        Self { registry, secrets, work, limit_bytes, turns, cells: Mutex::default() }
+        Self { registry, secrets, work, limit_bytes, turns, cells: Mutex::default(), expected: Mutex::default() }
     }
 
     /// Returns what a source is, fetching it when nobody has yet. A failure is the same for everybody.
@@ -198,7 +200,7 @@ impl Remotes {
         let fetched = cell.get_or_init(|| async {
             match remote {
                 // Boxed: whoever waits for a source would carry the whole of a fetch along.
-                Remote::Url(file) => Box::pin(self.file(file)).await.map(FetchedSource::File),
+                Remote::Url(file) => Box::pin(self.file(remote, file)).await.map(FetchedSource::File),
                 Remote::Git(repository) => Box::pin(self.repository(repository)).await.map(FetchedSource::Tree),
             }
             .map_err(Arc::new)
@@ -215,6 +217,12 @@ impl Remotes {
         Some((digest, file.etag))
     }
 
+    /// Says what a file must be when it is fetched, because it is part of keys already.
+    pub(super) fn expect(&self, remote: &Remote, digest: &Digest) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        expected.insert(remote.clone(), digest.clone());
+    }
+
     /// Whether a server still has the content that it called by this name.
     pub(super) async fn is_current(&self, file: &RemoteFile, etag: &str) -> Result<bool, RemoteError> {
         let url = parse_url(&file.url)?;
@@ -222,11 +230,13 @@ impl Remotes {
         Ok(self.registry.is_current(&Download { url: &url, authorization, checksum: None }, etag).await?)
     }
 
-    async fn file(&self, file: &RemoteFile) -> Result<FetchedFile, RemoteError> {
+    async fn file(&self, remote: &Remote, file: &RemoteFile) -> Result<FetchedFile, RemoteError> {
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).get(remote).cloned();
+        let expected = expected.and_then(|digest| digest.to_string().parse().ok());
         let url = parse_url(&file.url)?;
         let authorization = self.http_authorization(url.host_str().unwrap_or_default())?;
         let path = self.work.unused("download");
-        let download = Download { url: &url, authorization, checksum: file.checksum.as_ref() };
+        let download = Download { url: &url, authorization, checksum: file.checksum.as_ref().or(expected.as_ref()) };
         let downloaded = self.registry.download(&download, &path).await?;
         // As BuildKit: what a server does not date is from the beginning of time.
         let (mtime, etag) = (downloaded.last_modified.unwrap_or_default(), downloaded.etag);

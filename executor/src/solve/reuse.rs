@@ -11,12 +11,11 @@ use super::{
     definitions::{Definitions, StepDefinition, platform},
     error::SolveError,
     layers::StageLayer,
-    stage::StageResult,
+    stage::{MadeStep, StageResult},
 };
 use crate::{
     cache::{
         choose::{self, Choice},
-        key::Key,
         misses::{self, RECORD_BYTES_MAX, RECORD_MEDIA_TYPE, RECORD_TYPE, Record, RecordedStep},
         store::{self, Artifact, Part},
     },
@@ -50,11 +49,6 @@ impl Reuse {
     /// The position of the first step of a stage that is not taken from the cache together with all before it.
     pub(super) fn first_step(&self, stage: usize) -> usize {
         self.used[stage].map_or(0, |position| position + 1)
-    }
-
-    /// The definition of the end of a stage.
-    pub(super) fn end(&self, stage: usize) -> Option<&Key> {
-        self.definitions.stages.get(stage)?.end.as_ref()
     }
 
     /// The key and the parts of a step.
@@ -124,7 +118,8 @@ impl Solver {
                     Lookup::Nothing | Lookup::Expired => None,
                 };
                 let must_run = matches!(step.operation, Operation::Run(_)) && !caching.options.run_layers;
-                steps.push(choose::Step { found, reads: stages_read(&step.operation), must_run });
+                let key = definitions.stages[number].steps[position].as_ref().map(|definition| definition.key.clone());
+                steps.push(choose::Step { key, found, reads: stages_read(&step.operation), must_run });
                 places.push(position);
             }
             let (base, base_layers) = match &stage.base {
@@ -135,7 +130,7 @@ impl Solver {
                     (None, image.map_or(Vec::new(), |image| image.config.rootfs.diff_ids.clone()))
                 }
             };
-            stages.push(choose::Stage { base, steps, end: definitions.stages[number].end.clone(), base_layers });
+            stages.push(choose::Stage { base, steps, base_layers });
             positions.push(places);
         }
         (stages, positions)
@@ -156,7 +151,8 @@ impl Solver {
         for layer in &entry.layers {
             let made = Caching::layer(&self.layers, layer, source);
             let made = made.ok_or(SolveError::Internal("an entry has a layer of an unknown type"))?;
-            caching.is_made(&layer.step, Made { layer: made.clone(), created: entry.created });
+            let made = Made { layer: made, created: layer.created };
+            caching.is_made(&layer.step, made.clone());
             state.push(Some(layer.step.clone()), made);
         }
         state.stands_on = Some(entry.stages.clone());
@@ -177,6 +173,9 @@ impl Solver {
             _ if !caches => "steps of this kind are not cached".into(),
             (_, None) => "what it is made of is not known".into(),
             (Some(Lookup::Expired), _) => "its entry is older than --cache-ttl".into(),
+            (Some(Lookup::Entry(..)), _) if options.is_some_and(|options| !options.run_layers) => {
+                "it stands on a RUN, and those are not cached (--cache-run-layers=false)".into()
+            }
             (Some(Lookup::Entry(..)), _) => "its entry was made from another result of a step".into(),
             (_, Some(definition)) => self.recorded(number, position, definition).difference(reuse.record.as_ref()),
         }
@@ -241,8 +240,9 @@ pub(super) fn stages_read(operation: &Operation) -> Vec<usize> {
     operation.sources().into_iter().filter_map(stage).collect()
 }
 
-/// The layers of a stage with the steps that made them, lowest first, if all are known.
-pub(super) fn stack_of(state: &StageResult) -> Option<Vec<(Key, Arc<StageLayer>)>> {
+/// The layers of a stage with the steps that made them, lowest first, if all of these are known.
+pub(super) fn stack_of(state: &StageResult) -> Option<Vec<(MadeStep, Arc<StageLayer>)>> {
     let own = &state.layers[state.base_layers..];
-    state.steps.iter().zip(own).map(|(key, layer)| Some((key.clone()?, layer.clone()))).collect()
+    let known = state.steps.iter().all(|step| step.key.is_some());
+    known.then(|| state.steps.iter().cloned().zip(own.iter().cloned()).collect())
 }

@@ -12,6 +12,7 @@ use super::{
     error::SolveError,
     indexes,
     layers::{Layers, Origin, StageLayer},
+    stage::MadeStep,
     upload::Uploads,
 };
 use crate::{
@@ -44,7 +45,7 @@ pub(super) struct Finished {
     pub(super) definition: Key,
     pub(super) content: Option<Key>,
     /// The steps and layers of its stage above the base image; its own are the last.
-    pub(super) stack: Vec<(Key, Arc<StageLayer>)>,
+    pub(super) stack: Vec<(MadeStep, Arc<StageLayer>)>,
     pub(super) stages: BTreeMap<Key, Digest>,
     pub(super) created: i64,
     /// Whether the layers are the image's too, and so on their way to the destinations.
@@ -101,10 +102,12 @@ impl Shared {
     async fn save(&self, step: &Finished) -> Result<(), SolveError> {
         let mut layers = Vec::with_capacity(step.stack.len());
         let mut parts = Vec::with_capacity(2 * step.stack.len());
-        for (key, layer) in &step.stack {
+        for (made, layer) in &step.stack {
+            let step_key = made.key.clone().ok_or(SolveError::Internal("a step without a key is kept"))?;
             let index = self.layers.packed_index(layer).await?;
             let entry_layer = EntryLayer {
-                step: key.clone(),
+                step: step_key,
+                created: made.created,
                 diff_id: layer.diff_id.clone(),
                 layer: layer.descriptor.clone(),
                 index: index.descriptor.clone(),

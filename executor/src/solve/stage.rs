@@ -41,9 +41,9 @@ pub struct StageResult {
     pub layers: Vec<Arc<StageLayer>>,
     /// How many of them are the base image's: what other stages may have too.
     pub(super) base_layers: usize,
-    /// The definitions of the steps that made the others.
-    pub(super) steps: Vec<Option<Key>>,
-    /// The results of other stages that went into the layers; `None` when two results of one stage did.
+    /// The steps that made the others.
+    pub(super) steps: Vec<MadeStep>,
+    /// The results of other stages' steps that went into the layers; `None` when two results of one step did.
     pub(super) stands_on: Option<BTreeMap<Key, Digest>>,
     /// When the oldest of all that was made, in seconds since 1970.
     pub(super) created: i64,
@@ -61,25 +61,32 @@ impl StageResult {
     }
 
     /// Adds the layer of a step.
-    pub(super) fn push(&mut self, step: Option<Key>, layer: Arc<StageLayer>) {
-        self.steps.push(step);
-        self.layers.push(layer);
+    pub(super) fn push(&mut self, key: Option<Key>, made: Made) {
+        self.created = self.created.min(made.created);
+        self.steps.push(MadeStep { key, created: made.created });
+        self.layers.push(made.layer);
     }
 
-    /// Names the result: two stages with the same layers are the same.
-    fn name(&self) -> Digest {
-        entry::stack(self.layers.iter().map(|layer| &layer.diff_id))
-    }
-
-    /// Remembers that files of another stage went into this one.
-    fn stand_on(&mut self, end: Option<&Key>, other: &Self) {
+    /// Remembers that files of another stage went into this one: the results of all its steps, and what they stand on.
+    fn stand_on(&mut self, other: &Self) {
         self.created = self.created.min(other.created);
-        let (Some(known), Some(end), Some(others)) = (&mut self.stands_on, end, &other.stands_on) else {
+        let (base, own) = other.layers.split_at(other.base_layers);
+        let own: Vec<&Digest> = own.iter().map(|layer| &layer.diff_id).collect();
+        let results = entry::stacks(base.iter().map(|layer| &layer.diff_id), &own);
+        let steps: Option<Vec<_>> = other
+            .steps
+            .iter()
+            .map(|step| step.key.clone())
+            .zip(results)
+            .map(|(key, result)| Some((key?, result)))
+            .collect();
+        let (Some(known), Some(steps), Some(others)) = (&mut self.stands_on, steps, &other.stands_on) else {
             self.stands_on = None;
             return;
         };
-        for (end, result) in others.iter().map(|(end, result)| (end, result.clone())).chain([(end, other.name())]) {
-            if known.insert(end.clone(), result.clone()).is_some_and(|known| known != result) {
+        let others = others.iter().map(|(step, result)| (step.clone(), result.clone()));
+        for (step, result) in others.chain(steps) {
+            if known.insert(step, result.clone()).is_some_and(|known| known != result) {
                 self.stands_on = None;
                 return;
             }
@@ -91,11 +98,22 @@ impl StageResult {
         let missing = &self.layers[self.view.0..];
         let indexes = futures::future::try_join_all(missing.iter().map(|layer| solver.layers.index(layer))).await?;
         for index in indexes {
-            self.view.1.apply(&index.changes).map_err(SolveError::Base)?;
+            let layer = &self.layers[self.view.0];
+            let applied = self.view.1.apply(&index.changes);
+            applied.map_err(|error| if layer.is_of_cache() { layer.blame(error) } else { SolveError::Base(error) })?;
             self.view.0 += 1;
         }
         Ok(&self.view.1)
     }
+}
+
+/// A step that has its layer.
+#[derive(Clone, Debug)]
+pub(super) struct MadeStep {
+    /// Its definition, if that is known.
+    pub(super) key: Option<Key>,
+    /// When the layer was made, in seconds since 1970.
+    pub(super) created: i64,
 }
 
 /// A stage that is being built.
@@ -144,7 +162,7 @@ impl<'a> StageRun<'a> {
             (None, Base::Stage(below)) => {
                 let result = result_of(slots, *below).await?;
                 let mut state = StageResult::clone(&*result);
-                state.stand_on(reuse.end(*below), &result);
+                state.stand_on(&result);
                 state
             }
             (None, Base::Image(name)) => solver.image(name)?,
@@ -195,7 +213,7 @@ impl<'a> StageRun<'a> {
     async fn step(&mut self, position: usize, step: &'a Step, name: &StepName) -> Result<String, StepError> {
         for stage in stages_read(&step.operation) {
             let result = result_of(self.slots, stage).await?;
-            self.state.stand_on(self.reuse.end(stage), &result);
+            self.state.stand_on(&result);
         }
         let definition = self.reuse.definition(self.number, position);
         let mut how = How::Made;
@@ -222,8 +240,7 @@ impl<'a> StageRun<'a> {
         if self.uploaded {
             self.solver.uploader.add(&made.layer);
         }
-        self.state.push(definition.map(|definition| definition.key.clone()), made.layer);
-        self.state.created = self.state.created.min(made.created);
+        self.state.push(definition.map(|definition| definition.key.clone()), made);
         self.save(step, how);
         Ok(text)
     }
@@ -236,13 +253,14 @@ impl<'a> StageRun<'a> {
         step: &'a Step,
         name: &StepName,
     ) -> Result<(Made, How), StepError> {
+        caching.is_not_all_known();
         let is_cached = caching.caches(&step.operation);
         let work = self.work(&step.operation).await?;
         let content = if is_cached { self.content_key(&work).await? } else { None };
         if let Some(key) = content.as_ref().filter(|_| caching.options.reads_steps)
             && let Lookup::Entry(entry, source) = caching.find(key).await
-            && let Some(layer) = entry.layers.last()
-            && let Some(layer) = Caching::layer(&self.solver.layers, layer, &source)
+            && let Some(entry) = entry.layers.last()
+            && let Some(layer) = Caching::layer(&self.solver.layers, entry, &source)
         {
             caching.hit();
             return Ok((Made { layer, created: entry.created }, How::Content(key.clone())));
@@ -287,8 +305,9 @@ impl<'a> StageRun<'a> {
             return;
         };
         let (Some(stack), Some(stages)) = (stack_of(&self.state), self.state.stands_on.clone()) else { return };
-        let Some((definition, _)) = stack.last() else { return };
-        let (definition, created, in_image) = (definition.clone(), self.state.created, self.uploaded);
+        let Some((step, _)) = stack.last() else { return };
+        let Some(definition) = step.key.clone() else { return };
+        let (created, in_image) = (self.state.created, self.uploaded);
         caching.saves.add(Finished { definition, content, stack, stages, created, in_image });
     }
 

@@ -4,12 +4,12 @@
 use std::{fs, path::PathBuf};
 
 use karve_api::Reason;
-use karve_tests::registry::Registry;
+use karve_tests::{layout::hex, registry::Registry};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use crate::build::{Build, Ended, hex};
+use crate::build::{Build, Ended};
 
 /// A cache in a directory, and builds that use it. Steps are not cached, so that every one runs.
 struct Cache(TempDir);

@@ -19,6 +19,7 @@ fn layer(stage: usize, step: usize, run: usize) -> EntryLayer {
     let bytes = format!("{stage}/{step} in run {run}");
     EntryLayer {
         step: key(stage, step),
+        created: 0,
         diff_id: Digest::of(bytes.as_bytes()),
         layer: Descriptor::of(layer_media_type(Compression::Gzip), bytes.as_bytes()),
         index: Descriptor::of(INDEX_MEDIA_TYPE, bytes.as_bytes()),
@@ -27,7 +28,8 @@ fn layer(stage: usize, step: usize, run: usize) -> EntryLayer {
 
 /// The result of a whole stage on `scratch` with that many steps, all of one run.
 fn whole(stage: usize, steps: usize, run: usize) -> Digest {
-    stack((0..steps).map(|step| layer(stage, step, run).diff_id).collect::<Vec<_>>().iter())
+    let layers: Vec<EntryLayer> = (0..steps).map(|step| layer(stage, step, run)).collect();
+    results(&[], &layers).pop().unwrap()
 }
 
 /// The entry that a run leaves for a step; it stands on the given results of other stages.
@@ -43,8 +45,8 @@ fn entry(stage: usize, step: usize, run: usize, stages: &[(Key, Digest)]) -> Ent
 
 /// A stage on `scratch` with that many steps, of which nothing was found.
 fn stage(number: usize, steps: usize) -> Stage {
-    let end = Some(key(number, steps - 1));
-    Stage { steps: vec![Step::default(); steps], end, ..Stage::default() }
+    let steps = (0..steps).map(|step| Step { key: Some(key(number, step)), ..Step::default() });
+    Stage { steps: steps.collect(), ..Stage::default() }
 }
 
 fn chosen(stages: &[Stage]) -> (Vec<Option<usize>>, Vec<bool>) {
@@ -118,9 +120,9 @@ fn a_stage_below_counts_as_what_it_was() {
     let mut target = stage(2, 1);
     target.steps[0].reads = vec![1];
     assert_eq!(chosen(&[stage(0, 1), above.clone(), target.clone()]).1, [false, true, true]);
-    // The target reads the stage below as well: it has to be built, and its step must not be used in two results.
+    // The target reads the stage below as well: that takes its step from the entry of the stage above.
     target.steps[0].reads = vec![0, 1];
-    assert_eq!(chosen(&[stage(0, 1), above, target]).0, [None, None, None]);
+    assert_eq!(chosen(&[stage(0, 1), above, target]), (vec![None, Some(0), None], vec![true; 3]));
 }
 
 #[test]
@@ -134,16 +136,41 @@ fn what_must_run_ends_what_is_used_of_it_and_of_its_readers() {
     assert_eq!(chosen(&stages), (vec![Some(0), None], vec![true, true]));
 }
 
+/// Two builders whose first step is the same, and a stage that copies from both.
+fn builders_with_a_common_step() -> [Stage; 3] {
+    let mut other = stage(1, 2);
+    other.steps[0].key = Some(key(0, 0));
+    let mut target = stage(2, 2);
+    (target.steps[0].reads, target.steps[1].reads) = (vec![0], vec![1]);
+    [stage(0, 2), other, target]
+}
+
 #[test]
-fn an_empty_stage_is_what_its_base_is() {
-    let base_layers = vec![Digest::of(b"base")];
-    let empty = Stage { base_layers: base_layers.clone(), end: Some(key(9, 9)), ..Stage::default() };
-    for (result, used) in [(stack(base_layers.iter()), Some(0)), (Digest::of(b"another"), None)] {
-        let mut target = stage(1, 2);
-        target.steps.iter_mut().for_each(|step| step.reads = vec![0]);
-        target.steps[0].found = Some(entry(1, 0, 1, &[(key(9, 9), result)]));
-        assert_eq!(chosen(&[empty.clone(), target]).0, [None, used]);
+fn a_step_that_two_stages_have_in_common_has_one_result() {
+    for (run, used) in [(1, Some(0)), (2, None)] {
+        let mut stages = builders_with_a_common_step();
+        let copied = [(key(0, 0), whole(0, 1, 1)), (key(0, 1), whole(0, 2, 1))];
+        stages[2].steps[0].found = Some(entry(2, 0, 1, &copied));
+        // The common step as the second builder has it, of the same run and of another.
+        stages[1].steps[1].found =
+            Some(Entry { layers: vec![layer(0, 0, run), layer(1, 1, run)], ..entry(1, 1, run, &[]) });
+        assert_eq!(chosen(&stages).0, [None, Some(1), used], "run {run}");
     }
+}
+
+#[test]
+fn a_step_that_is_made_now_is_nothing_that_an_entry_stands_on() {
+    let mut stages = builders_with_a_common_step();
+    let copied = [(key(0, 0), whole(0, 1, 1)), (key(0, 1), whole(0, 2, 1))];
+    stages[2].steps[0].found = Some(entry(2, 0, 1, &copied));
+    // The second builder was lost: it makes the common step anew.
+    assert_eq!(chosen(&stages), (vec![None; 3], vec![true; 3]));
+}
+
+/// The results of all steps of some stages of three in one run.
+fn all_steps(stages: impl IntoIterator<Item = usize>, run: usize) -> Vec<(Key, Digest)> {
+    let steps = stages.into_iter().flat_map(|stage| (0..3).map(move |step| (stage, step)));
+    steps.map(|(stage, step)| (key(stage, step), whole(stage, step + 1, run))).collect()
 }
 
 /// Stages of three steps on `scratch`. Every step of a stage behind the first may read an earlier stage; of every step an entry
@@ -171,13 +198,11 @@ fn graphs() -> impl Strategy<Value = Vec<Stage>> {
             }
             all
         };
-        let found = |number: usize, step: usize, run: usize| {
-            let stages: Vec<_> =
-                below(number, step).into_iter().map(|stage| (key(stage, 2), whole(stage, 3, run))).collect();
-            entry(number, step, run, &stages)
-        };
+        let found =
+            |number: usize, step: usize, run: usize| entry(number, step, run, &all_steps(below(number, step), run));
         let stages = graph.iter().enumerate().map(|(number, steps)| {
             let steps = steps.iter().enumerate().map(|(position, (run, _))| Step {
+                key: Some(key(number, position)),
                 found: run.map(|run| found(number, position, run)),
                 reads: reads[number][position].clone(),
                 must_run: false,
@@ -192,22 +217,22 @@ proptest! {
     #[test]
     fn no_build_ever_uses_two_results_of_one_step(stages in graphs()) {
         let (entries, needed) = chosen(&stages);
-        let mut results: BTreeMap<Key, Digest> = BTreeMap::new();
+        let mut known: BTreeMap<Key, Digest> = BTreeMap::new();
         let mut use_result = |key: &Key, result: &Digest| {
-            let known = results.entry(key.clone()).or_insert_with(|| result.clone());
-            prop_assert_eq!(&*known, result);
+            let first = known.entry(key.clone()).or_insert_with(|| result.clone());
+            prop_assert_eq!(&*first, result);
             Ok(())
         };
         for (number, stage) in stages.iter().enumerate().filter(|(number, _)| needed[*number]) {
             let entry = entries[number].and_then(|step| stage.steps[step].found.as_ref());
-            // A stage that is built on has a result that nobody has seen.
-            let own = match entry {
-                Some(entry) if entries[number] == Some(2) => stack(entry.layers.iter().map(|layer| &layer.diff_id)),
-                _ => Digest::of(format!("{number} is built now").as_bytes()),
-            };
-            use_result(&key(number, 2), &own)?;
-            for (end, result) in entry.into_iter().flat_map(|entry| &entry.stages) {
-                use_result(end, result)?;
+            let brought = entry.map_or(Vec::new(), |entry| results(&[], &entry.layers));
+            for step in 0..3 {
+                // A step that is made now has a result that nobody has seen.
+                let made = || Digest::of(format!("{number}/{step} is made now").as_bytes());
+                use_result(&key(number, step), &brought.get(step).cloned().unwrap_or_else(made))?;
+            }
+            for (step, result) in entry.into_iter().flat_map(|entry| &entry.stages) {
+                use_result(step, result)?;
             }
         }
     }
@@ -216,7 +241,7 @@ proptest! {
     fn whatever_one_run_left_is_used_to_the_end(graph in graphs(), run in 0..3_usize) {
         let mut stages = graph;
         for (number, stage) in stages.clone().iter().enumerate() {
-            let ends: Vec<_> = (0..number).map(|below| (key(below, 2), whole(below, 3, run))).collect();
+            let ends = all_steps(0..number, run);
             for step in 0..stage.steps.len() {
                 stages[number].steps[step].found = Some(entry(number, step, run, &ends));
             }

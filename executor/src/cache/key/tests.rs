@@ -193,7 +193,7 @@ fn the_format_is_pinned() {
     let keys = [copy_key(|_| {}), run_key(|_| {}), layer(digest("changes")).key()].map(|key| key.tag()).join("\n");
     insta::assert_snapshot!(keys, @"
     step-50a4918c1bc7026a7e25cead80c60dfeeeda56ba3970df93c93aa5a7431943e0
-    step-fc4fe889a2f7422498a574c7b33132ce47699a1a0bdda713652f86ec62e97eae
+    step-170fea527b1a292663e5fb226a25424eb5d0a6e13544733ed2b0b425ecf642de
     step-58db47db92709334ad848ca33d12c7566f0b4a840c6b53519313abd57cd53120
     ");
 }

@@ -31,6 +31,8 @@ fn the_first_part_that_differs_is_named() {
     check(step(&made_of("/b", "me", "else"), &[]), &new, "the directory changed");
     check(step(&made_of("/a", "me", "else"), &[]), &new, "USER changed");
     check(step(&made_of("/a", "", "else"), &[]), &new, "a step before it changed");
+    let copied = step(&key::layer(digest("changes")), &[]);
+    check(copied, &step(&MadeOf::default(), &[]), "the layer is gone");
 }
 
 #[test]

@@ -87,7 +87,8 @@ fn tree<'view>(
             reads.push(Read { source, name, path, node });
         }
     };
-    if let Some(node) = view.get(root) {
+    // Where nothing matches, nothing is made.
+    if let Some(node) = view.get(root).filter(|_| !starts.is_empty()) {
         list(TreePath::ROOT, root.clone(), node);
     }
     for start in starts {
