@@ -33,6 +33,15 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// As small as zlib's level 5 at 1.8 times its speed. Changing it changes every digest.
 const GZIP_LEVEL: i32 = 4;
 
+/// Pieces of a block that are tried at the fastest level, spread over it, and their size. If none of them shrinks, the block
+/// is stored: what is compressed already (packages, pictures, archives) would take seconds for nothing. Changing it changes
+/// digests.
+const SAMPLES: usize = 4;
+const SAMPLE_BYTES: usize = 16 << 10;
+
+/// A sample that loses less than a fiftieth of its size does not shrink.
+const SHRINKS_PER_MILLE: usize = 980;
+
 /// zstd's own default. Changing it changes every digest.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -239,19 +248,52 @@ impl<W: Write> Gzip<W> {
 
 /// One thread's life: takes blocks until the channel closes.
 fn compress_blocks(queue: &Mutex<Receiver<Job>>) {
-    let level = CompressionLvl::new(GZIP_LEVEL).unwrap_or_default();
-    let mut compressor = libdeflater::Compressor::new(level);
+    let mut compressors = Compressors::new();
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { block, reply }) = job else { return };
-        let mut member = vec![0; compressor.gzip_compress_bound(block.len())];
-        let result = compressor.gzip_compress(&block, &mut member).map_err(io::Error::other).map(|size| {
-            member.truncate(size);
-            member
-        });
-        if reply.send(result).is_err() {
+        if reply.send(compressors.member(&block)).is_err() {
             return; // The writer failed and is gone.
         }
+    }
+}
+
+/// What one thread compresses with.
+struct Compressors {
+    usual: libdeflater::Compressor,
+    fastest: libdeflater::Compressor,
+    storing: libdeflater::Compressor,
+}
+
+impl Compressors {
+    fn new() -> Self {
+        let at = |level| libdeflater::Compressor::new(CompressionLvl::new(level).unwrap_or_default());
+        Self { usual: at(GZIP_LEVEL), fastest: at(1), storing: at(0) }
+    }
+
+    /// Makes a gzip member of a block. The choice depends on the block alone.
+    fn member(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
+        let shrinks = self.shrinks(block)?;
+        let compressor = if shrinks { &mut self.usual } else { &mut self.storing };
+        let mut member = vec![0; compressor.gzip_compress_bound(block.len())];
+        let size = compressor.gzip_compress(block, &mut member).map_err(io::Error::other)?;
+        member.truncate(size);
+        Ok(member)
+    }
+
+    /// Whether compressing is worth the time, judged by a few samples of a block that is large enough to have them.
+    fn shrinks(&mut self, block: &[u8]) -> io::Result<bool> {
+        if block.len() < 2 * SAMPLES * SAMPLE_BYTES {
+            return Ok(true);
+        }
+        let mut output = vec![0; self.fastest.deflate_compress_bound(SAMPLE_BYTES)];
+        for sample in block.chunks(block.len() / SAMPLES).filter_map(|part| part.get(..SAMPLE_BYTES)) {
+            let size = self.fastest.deflate_compress(sample, &mut output).map_err(io::Error::other)?;
+            if size * 1000 < SAMPLE_BYTES * SHRINKS_PER_MILLE {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

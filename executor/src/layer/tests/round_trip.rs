@@ -140,6 +140,25 @@ fn digests_are_stable() {
 }
 
 #[test]
+fn what_does_not_shrink_is_stored_block_by_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let size = |bytes: &[u8]| {
+        let blob = folder.path().join("blob");
+        let written = write_to(&blob, &[file("f", bytes)], Compression::Gzip);
+        assert_eq!(index(open(&blob), Compression::Gzip).unwrap(), written.index);
+        usize::try_from(written.layer.size).unwrap()
+    };
+    let text = noise(8 << 20);
+    let compressed = zstd::encode_all(&text[..], 1).unwrap();
+    assert!(size(&text) < text.len() * 6 / 10);
+    let stored = size(&compressed);
+    assert!((compressed.len()..compressed.len() * 101 / 100).contains(&stored), "{stored} of {}", compressed.len());
+    // A block counts by itself: the text behind the noise still shrinks.
+    let both = size(&[&compressed[..1 << 20], &text[..4 << 20]].concat());
+    assert!(both < (1 << 20) + (4 << 20) * 7 / 10, "{both}");
+}
+
+#[test]
 fn gnu_tar_lists_what_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let blob = folder.path().join("blob.tar.gz");
