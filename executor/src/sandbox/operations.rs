@@ -4,8 +4,11 @@
 use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Write},
+    mem,
     os::fd::AsFd,
+    panic::resume_unwind,
     path::Path,
+    thread,
 };
 
 use serde::de::DeserializeOwned;
@@ -32,10 +35,15 @@ pub(super) type Ask<'a> = dyn FnMut(Vec<TreePath>) -> io::Result<()> + 'a;
 /// Unpacks layers over each other; returns warnings.
 pub(super) fn unpack(request: &Unpack) -> Result<Vec<String>, Failure> {
     let root = open_directory(&request.root)?;
-    let indexes = read_archive_indexes(&request.layers)?;
-    unpack::unpack(root.as_fd(), &with_indexes(&request.layers, &indexes), request.threads)
+    let indexes = read_archive_indexes(&request.layers, request.threads)?;
+    let mut view = View::empty();
+    indexes.iter().try_for_each(|index| apply(&mut view, &index.changes))?;
+    let warnings = unpack::unpack_view(root.as_fd(), &view, &with_indexes(&request.layers, &indexes), request.threads)
         .map(|warnings| warnings.iter().map(ToString::to_string).collect())
-        .map_err(cannot("unpack the image"))
+        .map_err(cannot("unpack the image"));
+    // The helper ends with its answer: freeing these piece by piece first only keeps the executor waiting.
+    mem::forget((view, indexes));
+    warnings
 }
 
 /// Unpacks layers as a lower directory of an overlay; returns warnings.
@@ -46,7 +54,7 @@ pub(super) fn unpack_overlay(request: &UnpackOverlay) -> Result<Vec<String>, Fai
         // One at a time: a view shares nothing with the indexes that it was made of.
         apply(&mut below, &read_json::<Index>(path)?.changes)?;
     }
-    let indexes = read_archive_indexes(&request.layers)?;
+    let indexes = read_archive_indexes(&request.layers, request.threads)?;
     let mut above = below.clone();
     indexes.iter().try_for_each(|index| apply(&mut above, &index.changes))?;
     let layers = with_indexes(&request.layers, &indexes);
@@ -93,8 +101,16 @@ fn write_index(path: &Path, index: &Index) -> io::Result<()> {
     writer.flush()
 }
 
-fn read_archive_indexes(layers: &[Archive]) -> Result<Vec<Index>, Failure> {
-    layers.iter().map(|layer| read_json(&layer.index)).collect()
+/// Reads the indexes of layers, several at once: until that is done, nothing can be unpacked.
+fn read_archive_indexes(layers: &[Archive], threads: usize) -> Result<Vec<Index>, Failure> {
+    let read = |layers: &[Archive]| layers.iter().map(|layer| read_json(&layer.index)).collect::<Result<Vec<_>, _>>();
+    let parts = layers.chunks(layers.len().div_ceil(threads.max(1)).max(1));
+    let indexes: Vec<Result<Vec<Index>, Failure>> = thread::scope(|scope| {
+        let readers: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
+        let joined = readers.into_iter().map(|reader| reader.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        joined.collect()
+    });
+    indexes.into_iter().collect::<Result<Vec<_>, _>>().map(|parts| parts.into_iter().flatten().collect())
 }
 
 /// Reads what the executor has written; its size was bounded then.

@@ -6,6 +6,7 @@ use std::{
     mem,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use futures::future::try_join_all;
@@ -162,8 +163,11 @@ impl Solver {
             let directory = self.work.directory("base").map_err(StepError::Work)?;
             let packed = try_join_all(layers.iter().map(|layer| self.packed(layer))).await?;
             let request = Unpack { root: directory.clone(), layers: packed, threads: self.threads };
+            let started = Instant::now();
             let unpacked = self.sandbox.unpack(request).await;
             self.warn(&unpacked.map_err(|error| blame(layers, error))?);
+            let seconds = started.elapsed().as_secs_f64();
+            self.progress.note(&format!("unpacked {} layers in {seconds:.2} s", layers.len()));
             Ok::<_, StepError>(directory)
         });
         root.await.cloned()

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs::File, os::fd::AsFd};
 use proptest::prelude::*;
 
 use super::{
-    unpacked::{Stack, is_root, listing, read_back},
+    unpacked::{Stack, is_root, listing, part, read_back},
     *,
 };
 use crate::{
@@ -78,6 +78,7 @@ proptest! {
         unpack_overlay(directory.as_fd(), &below, &above, &stack.unpack_layers(), 2).unwrap();
         let mut again = below.clone();
         let mut found = changes(directory.as_fd(), &below, &[]).unwrap();
+        prop_assert_eq!(&changes(directory.as_fd(), &part(directory.as_fd(), &below), &[]).unwrap(), &found);
         for change in &mut found {
             if let Action::Put(_, Kind::File(content)) = &mut change.action {
                 content.digest = above.get(&change.path).and_then(|node| node.content()?.digest.clone());

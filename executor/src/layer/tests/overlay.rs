@@ -4,7 +4,7 @@
 use std::{fs, os::fd::AsFd, process::Command};
 
 use super::{
-    unpacked::{Stack, is_root, skip},
+    unpacked::{Stack, is_root, part, skip},
     *,
 };
 use crate::{
@@ -57,8 +57,10 @@ fn check(layers: &[Vec<Change>], script: &str, expected: &[&str]) {
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 
     let below = stack.view();
-    let found = changes(upper.as_fd(), &below, &[path("stub"), path("stubs")]).unwrap();
+    let stubs = [path("stub"), path("stubs")];
+    let found = changes(upper.as_fd(), &below, &stubs).unwrap();
     assert_eq!(described(&found), expected);
+    assert_eq!(changes(upper.as_fd(), &part(upper.as_fd(), &below), &stubs).unwrap(), found);
 
     // The layer, laid over what is below, is what the step saw.
     let blob = folder.join("step.blob");

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     os::{
-        fd::AsFd,
+        fd::{AsFd, BorrowedFd},
         unix::{
             ffi::OsStrExt,
             fs::{FileTypeExt, MetadataExt},
@@ -19,7 +19,7 @@ use crate::{
     filesystem::{entry::Device, index::Index, view::View},
     image::digest::Digest,
     layer::{
-        changes::changes,
+        changes::{changes, directories},
         error::Problem,
         unpack::{UnpackLayer, Warning, unpack, unpack_overlay},
     },
@@ -332,4 +332,11 @@ fn a_file_that_is_larger_than_its_index_says_is_not_unpacked() {
     content.size = 1;
     let error = stack.unpack().unwrap_err();
     assert!(matches!(error, LayerError::Entry { problem: Problem::NotInLayer, .. }), "{error}");
+}
+
+/// What the view has in the directories of an upper directory.
+pub(super) fn part(upper: BorrowedFd<'_>, below: &View) -> View {
+    let mut part = View::empty();
+    part.apply(&below.part(&directories(upper).unwrap())).unwrap();
+    part
 }
