@@ -69,9 +69,13 @@ generate: build ## write the generated files: the definition of ImageBuild, for 
 images: build ## build the operator's and the executor's images, with Karve itself
 	images/build.sh $(binaries) $(images) $(version)
 
+# What of the benchmarks is run; all of it takes half an hour.
+WORKLOADS ?=
+
 .PHONY: bench
-bench: build ## measure builds beside a floor of plain tools (docs/benchmarks.md)
-	@tests/bench.sh $(binaries)/karve
+bench: setup ## measure builds side by side with BuildKit, buildah and plain tools (docs/benchmarks.md; as root; WORKLOADS)
+	cargo build --workspace --release --bin karve
+	@tests/bench.sh $(target)/$(shell rustc --print host-tuple)/release/karve $(WORKLOADS)
 
 .PHONY: cluster
 cluster: setup images ## bring up a Kubernetes node on this machine and install Karve with Helm (as root)

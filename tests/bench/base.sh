@@ -30,3 +30,17 @@ large_base() {
   fi
   large_layers=("$directory"/*.tar.gz)
 }
+
+# publish_large_base: makes it and has it in the registry, once
+publish_large_base() {
+  [ -z "${large_layers:-}" ] || return 0
+  large_base
+  publish large "${large_layers[@]}"
+}
+
+# build_alone CONTEXT: with Karve, without a cache and without a push
+build_alone() {
+  fresh_store
+  mkdir "$store/work"
+  measure "$karve" build --context "$1" --no-push --insecure-registry "$registry" --work-dir "$store/work"
+}

@@ -3,7 +3,5 @@
 # usage: karve.sh CONTEXT IMAGE CACHE
 set -euo pipefail
 mkdir -p "$store/work"
-cache=()
-! "$karve" build --help | grep -q -e --cache-repo || cache=(--cache-repo "$host/$3")
-exec "$karve" build --context "$1" --destination "$host/$2" "${cache[@]}" \
+exec "$karve" build --context "$1" --destination "$host/$2" --cache-repo "$host/$3" \
   --insecure --insecure-registry "$host" --work-dir "$store/work"

@@ -8,6 +8,7 @@ store=$scratch/store
 registry_pid=
 
 clean_up() {
+  set +e # whatever of this fails, the rest must be done
   empty_store
   [ -z "$registry_pid" ] || kill "$registry_pid"
   find "$cgroup_root" -depth -type d -path '*/karve-bench*' -exec rmdir {} + # BuildKit's
