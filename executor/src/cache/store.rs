@@ -34,6 +34,9 @@ const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// The empty document.
 const EMPTY_BYTES: &[u8] = b"{}";
 
+/// How often a manifest is written that the registry refuses.
+const PUT_TRIES_MAX: u32 = 3;
+
 /// A repository or an OCI image layout, as `--cache-repo` and `--cache-from` name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -263,8 +266,7 @@ impl Cache {
         match place {
             Place::Repository(repository) => {
                 for tag in tags {
-                    let reference = Reference::by_tag(repository, tag)?;
-                    self.registry.put_manifest(&reference, &bytes, OCI_MANIFEST).await?;
+                    self.put_manifest(&Reference::by_tag(repository, tag)?, &bytes).await?;
                 }
             }
             Place::Directory(path) => {
@@ -273,6 +275,25 @@ impl Cache {
             }
         }
         Ok(())
+    }
+
+    /// Writes a manifest under a tag. Where others write the same bytes at the same time, some registries refuse one of them
+    /// (seen with distribution 2.8 on a file system, as a wrong digest): then it is there, or can be written again.
+    async fn put_manifest(&self, reference: &Reference, bytes: &[u8]) -> Result<(), RegistryError> {
+        let mut tries = 1;
+        loop {
+            match self.registry.put_manifest(reference, bytes, OCI_MANIFEST).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Refused && tries < PUT_TRIES_MAX => {
+                    tries += 1;
+                    let there = self.registry.head_manifest(reference).await?;
+                    if there.is_some_and(|there| there.digest == Digest::of(bytes)) {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Reads nothing any more.

@@ -115,7 +115,8 @@ impl Caching {
             _ => entry.created,
         };
         let oldest = self.now.saturating_sub(self.options.ttl.as_secs().try_into().unwrap_or(i64::MAX));
-        if created < oldest || self.options.ttl.is_zero() {
+        // Ages are counted in whole seconds: less than one is no time at all.
+        if created < oldest || self.options.ttl.as_secs() == 0 {
             return Lookup::Expired;
         }
         let unusable = self.lock_unusable();
