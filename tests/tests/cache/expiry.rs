@@ -21,7 +21,9 @@ fn token(ended: &Ended) -> String {
 
 /// Makes the entries of some steps look as if they were made long ago.
 pub(crate) fn age(cache: &Layout, mut ages: impl FnMut(&str) -> bool) {
-    for tag in cache.tags().into_iter().filter(|tag| tag.starts_with("step-") && ages(tag)) {
+    // A loss may have taken the manifest of an entry that no build has needed since.
+    let is_there = |tag: &String| cache.blob_path(&cache.digest(tag)).exists();
+    for tag in cache.tags().into_iter().filter(|tag| tag.starts_with("step-") && ages(tag)).filter(is_there) {
         let mut manifest = cache.manifest(&tag);
         let layers = manifest["layers"].as_array().expect("an entry has layers").len();
         // The entry's own age, and that of each layer; every other blob is an index.
