@@ -161,6 +161,7 @@ impl Solver {
                 }
                 caching.cache.warn(&format!("{}: the build begins again without it", explain(error)));
                 self.uploader.abandon();
+                caching.saves.abandon();
                 self.layers.forget(layer);
                 self.steps.store(0, Ordering::Relaxed);
                 caching.cache.distrust();

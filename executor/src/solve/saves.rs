@@ -79,6 +79,11 @@ impl Saves {
         }
     }
 
+    /// Gives up what is under way: it may stand on what cannot be had.
+    pub(super) fn abandon(&self) {
+        drop(std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner)));
+    }
+
     /// Waits until everything is saved, the indexes of base layers included.
     pub(super) async fn finish(&self) {
         for layer in self.shared.layers.take_indexed() {
