@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use futures::future::try_join_all;
+use futures::future::{join, try_join_all};
 use karve_api::{CacheReport, Reason, SourceInfo};
 use karve_dockerfile::{self as dockerfile, diagnostic::Diagnostics, ignore::Patterns, lint::Findings};
 
@@ -42,7 +42,7 @@ use crate::{
     sandbox::{Isolation, client::Sandbox},
     secret::Secret,
     solve::{
-        Mounts, Roots, Solver, StageTime,
+        Mounts, Roots, Solved, Solver, StageTime,
         agents::Agents,
         assemble::{self, Image},
         caching::Caching,
@@ -190,16 +190,10 @@ async fn make(
     let planned = Prepared { dockerfile_name, graph, images, context, sandbox, threads };
     let solver = solver(options, registry, work, mounts, progress, planned, now)?;
     mounts.keep(SavedCaches::of(&solver, &options.plan.platform));
-    let finished = solver.run().await?;
-    let target = &solver.graph.stages[solver.graph.target];
-    let image =
-        assemble::image(&target.config, &finished.layers, &finished.history, &options.annotations, solver.epoch)?;
-    if let Some(path) = &options.oci_layout {
-        write_layout(path, options, &solver, &finished.layers, &image).await?;
-    }
-    if options.push {
-        push(options, registry, &image).await?;
-    }
+    let finished = solver.run().await;
+    // Side by side: they wait for the same registry, and for different things.
+    let (published, ()) = join(publish(options, registry, &solver, finished), solver.keep()).await;
+    let (image, finished) = published?;
     Ok(Built {
         layers: image.layers.len().try_into().unwrap_or(i64::MAX),
         digest: Some(image.digest),
@@ -212,6 +206,26 @@ async fn make(
         bytes_pulled: solver.layers.bytes_pulled(),
         cache: solver.caching.as_ref().map(Caching::report),
     })
+}
+
+/// Puts the image together and brings it where the options say.
+async fn publish(
+    options: &Options,
+    registry: &Registry,
+    solver: &Solver,
+    finished: Result<Solved, SolveError>,
+) -> Result<(Image, Solved), BuildError> {
+    let finished = finished?;
+    let target = &solver.graph.stages[solver.graph.target];
+    let image =
+        assemble::image(&target.config, &finished.layers, &finished.history, &options.annotations, solver.epoch)?;
+    if let Some(path) = &options.oci_layout {
+        write_layout(path, options, solver, &finished.layers, &image).await?;
+    }
+    if options.push {
+        push(options, registry, &image).await?;
+    }
+    Ok((image, finished))
 }
 
 /// What is known before the first step.

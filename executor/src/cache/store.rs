@@ -358,7 +358,11 @@ impl Cache {
                 layout.replace_blob(descriptor, path).await
             }
             Content::File(path, _) => layout.push_blob(descriptor, path).await,
-            Content::Elsewhere(ImageSource::Layout(other)) if other.root() == layout.root() => Ok(()),
+            Content::Elsewhere(ImageSource::Layout(other)) if other.root() == layout.root() => {
+                let path = layout.blob_file(&descriptor.digest);
+                let lost = || RegistryError::file("find", &path)(std::io::ErrorKind::NotFound.into());
+                if layout.blob_exists(descriptor) { Ok(()) } else { Err(lost()) }
+            }
             Content::Elsewhere(ImageSource::Layout(other)) => {
                 layout.push_blob(descriptor, &other.blob_file(&descriptor.digest)).await
             }

@@ -48,12 +48,13 @@ impl BuildContext {
 
     /// Reads the files that `wanted` names, on `threads` threads, so that the view has their digests.
     pub fn hash(&mut self, wanted: &dyn Fn(&TreePath) -> bool, threads: usize) -> Result<(), UnreadableFile> {
+        let view = std::mem::take(&mut self.view);
         let open = |location: &Location| match location {
             Location::Context(_, path) => self.open(path),
             Location::Spool(path) => File::open(path),
             Location::Inline(_) | Location::Layer(..) => Err(io::ErrorKind::Unsupported.into()),
         };
-        self.view = hash::hash(&self.view, wanted, &open, threads)?;
+        self.view = hash::hash(view, wanted, &open, threads)?;
         Ok(())
     }
 

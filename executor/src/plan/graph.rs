@@ -93,6 +93,18 @@ impl Operation {
             Self::Run(run) => run.mounts.iter().filter_map(Mount::from).collect(),
         }
     }
+
+    /// Lists what it takes from elsewhere.
+    pub fn remotes(&self) -> impl Iterator<Item = &Remote> {
+        let sources = match self {
+            Self::Copy(copy) => copy.sources.as_slice(),
+            Self::Metadata | Self::Directory { .. } | Self::Run(_) => &[],
+        };
+        sources.iter().filter_map(|source| match source {
+            Source::Remote { remote, .. } => Some(remote),
+            Source::Path(_) | Source::Inline { .. } => None,
+        })
+    }
 }
 
 impl Mount {

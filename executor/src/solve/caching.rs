@@ -124,6 +124,11 @@ impl Caching {
             return Lookup::Nothing;
         }
         drop(unusable);
+        if !is_whole(&entry, &found.source) {
+            self.cache.warn(&format!("the cache entry `{}` is not used: some of its blobs are not there", key.tag()));
+            self.cache.distrust();
+            return Lookup::Nothing;
+        }
         Lookup::Entry(Box::new(entry), found.source)
     }
 
@@ -187,5 +192,16 @@ impl Caching {
 
     fn lock_unusable(&self) -> MutexGuard<'_, HashSet<Digest>> {
         self.unusable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether all blobs of an entry are there. A registry has seen to that itself; of a directory, files may have been lost.
+fn is_whole(entry: &Entry, source: &ImageSource) -> bool {
+    match source {
+        ImageSource::Registry(_) => true,
+        ImageSource::Layout(layout) => {
+            let blobs = entry.layers.iter().flat_map(|layer| [&layer.layer, &layer.index]);
+            blobs.into_iter().all(|blob| layout.blob_exists(blob))
+        }
     }
 }

@@ -9,10 +9,7 @@ use super::{Solver, caching::Caching, remote::FetchedSource};
 use crate::{
     cache::store::{Artifact, Part},
     image::digest::{Digest, FieldHasher},
-    plan::{
-        graph::{Operation, Source},
-        remote::{Remote, RemoteFile},
-    },
+    plan::remote::{Remote, RemoteFile},
 };
 
 /// The kind of artifact that remembers what a URL had.
@@ -29,14 +26,7 @@ impl Solver {
     /// Names everything that the graph fetches, all at once.
     pub(super) async fn remote_digests(&self, caching: &Caching) -> RemoteDigests {
         let steps = self.graph.stages.iter().flat_map(|stage| &stage.steps);
-        let sources = steps.flat_map(|step| match &step.operation {
-            Operation::Copy(copy) => copy.sources.as_slice(),
-            Operation::Metadata | Operation::Directory { .. } | Operation::Run(_) => &[],
-        });
-        let remotes = sources.filter_map(|source| match source {
-            Source::Remote { remote, .. } => Some(remote),
-            Source::Path(_) | Source::Inline { .. } => None,
-        });
+        let remotes = steps.flat_map(|step| step.operation.remotes());
         let digests = remotes.map(|remote| async {
             let digest = match remote {
                 Remote::Url(file) => self.url_digest(caching, remote, file).await,

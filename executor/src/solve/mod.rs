@@ -58,7 +58,7 @@ use self::{
 pub use self::{mounts::Mounts, rootfs::Roots, stage::StageResult};
 use crate::{
     image::config::History,
-    plan::graph::{Base, Graph, ImageName, Operation, Source},
+    plan::graph::{Base, Graph, ImageName},
     progress::{Progress, explain},
     registry::{BaseImage, Registry},
     sandbox::client::Sandbox,
@@ -140,12 +140,12 @@ pub struct StageTime {
 
 impl Solver {
     /// Builds the target stage, or takes it from the cache, and waits until its layers are in the registry. What can be used
-    /// by later builds is kept, also of a build that fails.
+    /// by later builds is on its way to the cache then, also of a build that fails: see [`Solver::keep`].
     ///
     /// A build that trusted an entry whose layers cannot be had begins again without that entry.
     pub async fn run(&self) -> Result<Solved, SolveError> {
         let mut tries = 0;
-        let result = loop {
+        loop {
             let reuse = match &self.caching {
                 Some(caching) => self.reuse(caching).await,
                 None => Reuse::nothing(self.graph.stages.len()),
@@ -173,11 +173,14 @@ impl Solver {
                 self.keep_record(caching, &reuse);
             }
             break result;
-        };
+        }
+    }
+
+    /// Waits until what was made is in the cache.
+    pub async fn keep(&self) {
         if let Some(caching) = &self.caching {
             caching.saves.finish().await;
         }
-        result
     }
 
     async fn run_with(&self, reuse: &Reuse) -> Result<Solved, SolveError> {
@@ -220,16 +223,7 @@ impl Solver {
         let needed = self.graph.stages.iter().enumerate().filter(|(number, _)| reuse.needed[*number]);
         let steps = needed
             .flat_map(|(number, stage)| stage.steps[reuse.first_step(number)..].iter().map(move |step| (stage, step)));
-        let fetches = steps.flat_map(|(stage, step)| {
-            let sources = match &step.operation {
-                Operation::Copy(copy) => copy.sources.as_slice(),
-                Operation::Metadata | Operation::Directory { .. } | Operation::Run(_) => &[],
-            };
-            sources.iter().filter_map(move |source| match source {
-                Source::Remote { remote, .. } => Some((stage, step, remote)),
-                Source::Path(_) | Source::Inline { .. } => None,
-            })
-        });
+        let fetches = steps.flat_map(|(stage, step)| step.operation.remotes().map(move |remote| (stage, step, remote)));
         try_join_all(fetches.map(|(stage, step, remote)| async {
             match self.remotes.get(remote).await {
                 Ok(_) => Ok(()),
