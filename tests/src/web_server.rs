@@ -21,6 +21,8 @@ const LINES_MAX: usize = 100;
 /// What a client asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
+    /// `GET`, `HEAD`.
+    pub method: String,
     /// Path and query.
     pub target: String,
     /// The header fields, with names in lower case.
@@ -131,8 +133,11 @@ fn serve(
     let head: Vec<String> =
         lines.take_while(|line| !matches!(line, Ok(line) if line.is_empty())).collect::<Result<_, _>>()?;
     let fields = head.iter().filter_map(|line| line.split_once(':'));
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let request = Request {
-        target: first.split(' ').nth(1).unwrap_or_default().to_owned(),
+        method,
+        target,
         fields: fields.map(|(name, value)| (name.to_lowercase(), value.trim().to_owned())).collect(),
     };
     record.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
@@ -140,5 +145,5 @@ fn serve(
     let fields: String = fields.iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
     let length = body.len();
     write!(stream, "HTTP/1.1 {status} -\r\n{fields}Content-Length: {length}\r\nConnection: close\r\n\r\n")?;
-    stream.write_all(&body)
+    if request.method == "HEAD" { Ok(()) } else { stream.write_all(&body) }
 }

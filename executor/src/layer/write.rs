@@ -69,7 +69,9 @@ pub fn write(
 ) -> Result<Written, LayerError> {
     let (partial, file) = Partial::create(blob)?;
     let mut writer = TarWriter::new(&partial, file, options)?;
-    let mut written: Vec<Change> = Vec::new();
+    let changes = changes.into_iter();
+    // There may be a million: a list that grows is here twice.
+    let mut written: Vec<Change> = Vec::with_capacity(changes.size_hint().0);
     for mut change in changes {
         check_order(written.last(), &change)?;
         let headers = headers(&change, &written)?;

@@ -109,3 +109,16 @@ fn a_changed_file_that_no_run_reads_moves_its_layer_alone() {
     let fetched: Vec<&(String, String)> = fetched.filter(|(_, path)| is_layer(path)).collect();
     assert_eq!(fetched, Vec::<&(String, String)>::new());
 }
+
+#[test]
+fn a_directory_of_layers_spares_fetching_the_base_image() {
+    let wire = Wire::new("RUN cat /of-the-base > /made\n");
+    let directory = format!("--cache-dir={}", wire.scene.path("layers").display());
+    let fetched = || {
+        let seen = wire.registry.log().len();
+        wire.scene.build_with(&["--cache=false", &directory]);
+        wire.registry.log().split_off(seen).matches("\"GET /v2/base/blobs/").count()
+    };
+    // Two layers and the configuration, and then the configuration alone.
+    assert_eq!((fetched(), fetched()), (3, 1));
+}

@@ -206,3 +206,10 @@ fn a_build_of_an_inner_stage_warms_the_whole() {
     scene.build_with(&[&scene.cache_flag(), "--target=0"]);
     assert_eq!(scene.check().misses(), ["COPY --from=0 /f /"]);
 }
+
+#[test]
+fn a_heredoc_needs_no_stage_that_it_is_said_to_come_from() {
+    let stages = "ARG BASE\nFROM ${BASE} AS other\nRUN true\nFROM scratch\nCOPY --from=other <<EOF /file\ntext\nEOF\n";
+    let scene = Scene::new(stages, &[]);
+    scene.check_again(&scene.check());
+}

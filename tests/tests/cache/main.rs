@@ -13,6 +13,7 @@
 mod bases;
 mod bytes;
 mod changes;
+mod elsewhere;
 mod ended;
 mod evict;
 mod expiry;

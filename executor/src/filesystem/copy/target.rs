@@ -87,15 +87,17 @@ impl Target {
 
     /// Lists what was written, as it is now, and the directories above it: so no layer leaves a parent to be guessed.
     pub(super) fn into_changes(self) -> Vec<Change> {
-        let mut paths = self.written.clone();
-        for path in &self.written {
+        let mut paths = self.written;
+        let mut parents = BTreeSet::new();
+        for path in &paths {
             // What is there already has its own parents there, or is about to get them.
             let mut parent = path.parent();
-            while let Some(path) = parent.filter(|parent| !paths.contains(parent)) {
+            while let Some(path) = parent.filter(|parent| !paths.contains(parent) && !parents.contains(parent)) {
                 parent = path.parent();
-                paths.insert(path);
+                parents.insert(path);
             }
         }
+        paths.append(&mut parents);
         paths.remove(&TreePath::ROOT);
         let mut names = Names::default();
         paths.into_iter().filter_map(|path| self.view.get(&path).map(|node| names.change(path.clone(), node))).collect()
