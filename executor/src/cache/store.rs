@@ -395,29 +395,3 @@ impl Cache {
 fn tags(path: &Path) -> Result<HashMap<String, Digest>, RegistryError> {
     if path.join("index.json").exists() { Layout::open(path)?.tags() } else { Ok(HashMap::new()) }
 }
-
-/// Reads a small blob of an artifact into memory, verified.
-pub async fn read_blob(
-    registry: &Registry,
-    source: &ImageSource,
-    descriptor: &Descriptor,
-    bytes_max: u64,
-) -> Result<Vec<u8>, RegistryError> {
-    match source {
-        ImageSource::Registry(reference) => registry.blob_bytes(reference.repository(), descriptor, bytes_max).await,
-        ImageSource::Layout(layout) => layout.blob_bytes(&descriptor.digest, bytes_max),
-    }
-}
-
-/// Brings a blob of an artifact into a file, verified.
-pub async fn fetch_blob(
-    registry: &Registry,
-    source: &ImageSource,
-    descriptor: &Descriptor,
-    path: &Path,
-) -> Result<(), RegistryError> {
-    match source {
-        ImageSource::Registry(reference) => registry.fetch_blob(reference.repository(), descriptor, path).await,
-        ImageSource::Layout(layout) => layout.fetch_blob(descriptor, path).await,
-    }
-}

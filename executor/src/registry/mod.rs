@@ -116,17 +116,33 @@ pub struct BaseImage {
     pub layers: Vec<Descriptor>,
 }
 
-impl BaseImage {
-    /// Brings one of the image's blobs into a file, verified, from wherever the image is.
+impl ImageSource {
+    /// Brings a blob of the image into a file, verified, from wherever the image is.
     pub async fn fetch_blob(
         &self,
         registry: &Registry,
         descriptor: &Descriptor,
         path: &Path,
     ) -> Result<(), RegistryError> {
-        match &self.source {
-            ImageSource::Registry(reference) => registry.fetch_blob(reference.repository(), descriptor, path).await,
-            ImageSource::Layout(layout) => layout.fetch_blob(descriptor, path).await,
+        match self {
+            Self::Registry(reference) => registry.fetch_blob(reference.repository(), descriptor, path).await,
+            Self::Layout(layout) => layout.fetch_blob(descriptor, path).await,
+        }
+    }
+
+    /// Reads a small blob of the image into memory, verified.
+    ///
+    /// # Errors
+    /// [`RegistryError::TooLarge`] beyond `bytes_max`.
+    pub async fn blob_bytes(
+        &self,
+        registry: &Registry,
+        descriptor: &Descriptor,
+        bytes_max: u64,
+    ) -> Result<Vec<u8>, RegistryError> {
+        match self {
+            Self::Registry(reference) => registry.blob_bytes(reference.repository(), descriptor, bytes_max).await,
+            Self::Layout(layout) => layout.blob_bytes(&descriptor.digest, bytes_max),
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     cache::{
         entry::EntryLayer,
-        store::{self, Cache, Content, Part},
+        store::{Cache, Content, Part},
     },
     filesystem::index::Index,
     image::{
@@ -226,7 +226,7 @@ impl Layers {
     }
 
     async fn fetch(&self, source: &ImageSource, descriptor: &Descriptor, path: &Path) -> Result<(), RegistryError> {
-        store::fetch_blob(&self.registry, source, descriptor, path).await?;
+        source.fetch_blob(&self.registry, descriptor, path).await?;
         if matches!(source, ImageSource::Registry(_)) {
             self.bytes_pulled.fetch_add(descriptor.size.try_into().unwrap_or(i64::MAX), Ordering::Relaxed);
         }
@@ -325,7 +325,7 @@ impl Layers {
     ) -> Result<Arc<Index>, Box<dyn Error + Send + Sync>> {
         // Held to the end: an index is in memory several times while it is read.
         let _permit = self.readers.acquire().await?;
-        let packed = store::read_blob(&self.registry, source, descriptor, indexes::PACKED_BYTES_MAX).await?;
+        let packed = source.blob_bytes(&self.registry, descriptor, indexes::PACKED_BYTES_MAX).await?;
         let (diff_id, path) = (layer.diff_id.clone(), self.work.unused("index"));
         let file = path.clone();
         let unpacked = tokio::task::spawn_blocking(move || {
@@ -359,9 +359,7 @@ impl Layers {
 
     /// The layers of base images whose index was made here since this was asked last.
     pub(super) fn take_indexed(&self) -> Vec<Arc<StageLayer>> {
-        let mut indexed = std::mem::take(&mut *self.indexed.lock().unwrap_or_else(PoisonError::into_inner));
-        indexed.retain(|layer| matches!(layer.origin, Origin::Base(_)));
-        indexed
+        std::mem::take(&mut *self.indexed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns a file with the index as JSON, for the helper processes of the sandbox.

@@ -17,7 +17,7 @@ use crate::{
     cache::{
         choose::{self, Choice},
         misses::{self, RECORD_BYTES_MAX, RECORD_MEDIA_TYPE, RECORD_TYPE, Record, RecordedStep},
-        store::{self, Artifact, Part},
+        store::{Artifact, Part},
     },
     plan::graph::{Base, From, Operation},
     progress::explain,
@@ -197,7 +197,7 @@ impl Solver {
         let found = caching.cache.find(&self.record_tag(), RECORD_TYPE).await?;
         let read = async {
             let descriptor = found.manifest.layers.first().ok_or("it is empty")?;
-            let packed = store::read_blob(&self.registry, &found.source, descriptor, RECORD_BYTES_MAX).await?;
+            let packed = found.source.blob_bytes(&self.registry, descriptor, RECORD_BYTES_MAX).await?;
             let mut json = Vec::new();
             let limit = 16 * RECORD_BYTES_MAX;
             zstd::stream::read::Decoder::new(&packed[..])?.take(limit).read_to_end(&mut json)?;

@@ -27,7 +27,7 @@ use crate::{
     cache::{
         entry::{INDEX_MEDIA_TYPE, InvalidEntry},
         mount::{COMPRESSION, MOUNT_TYPE, SavedMount},
-        store::{Artifact, Cache, Content, Found, Part, fetch_blob, read_blob},
+        store::{Artifact, Cache, Content, Found, Part},
     },
     image::manifest::{Descriptor, layer_media_type},
     layer::{pack::ENTRY_BYTES_MAX, trim::content_bytes},
@@ -134,7 +134,7 @@ impl SavedCaches {
     }
 
     async fn bring(&self, found: &Found, mount: &SavedMount) -> Result<Restored, SavedCacheError> {
-        let packed = read_blob(&self.registry, &found.source, &mount.index, indexes::PACKED_BYTES_MAX).await?;
+        let packed = found.source.blob_bytes(&self.registry, &mount.index, indexes::PACKED_BYTES_MAX).await?;
         let (index, diff_id) = (self.work.unused("index"), mount.diff_id.clone());
         let target = index.clone();
         let (content, entries) = blocking(move || {
@@ -152,7 +152,7 @@ impl SavedCaches {
             }
         }
         let blob = self.work.unused("cache-archive");
-        fetch_blob(&self.registry, &found.source, &mount.archive, &blob).await?;
+        found.source.fetch_blob(&self.registry, &mount.archive, &blob).await?;
         let path = self.work.directory("cache")?;
         let archive = Archive { blob, compression: COMPRESSION, index };
         let request = Unpack { root: path.clone(), layers: vec![archive.clone()], threads: self.threads };

@@ -98,7 +98,7 @@ async fn what_is_pushed_is_pulled_unchanged() {
     assert!(matches!(&base.source, ImageSource::Registry(reference) if *reference == target));
 
     let directory = tempfile::tempdir().unwrap();
-    base.fetch_blob(&registry, &base.layers[0], &directory.path().join("layer")).await.unwrap();
+    base.source.fetch_blob(&registry, &base.layers[0], &directory.path().join("layer")).await.unwrap();
     assert!(fs::read(directory.path().join("layer")).unwrap() == layer_bytes);
     holds(directory.path(), &["layer"]);
 
