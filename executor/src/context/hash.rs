@@ -2,15 +2,13 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
 };
-
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     filesystem::{
@@ -19,6 +17,7 @@ use crate::{
         view::View,
     },
     image::digest::Digest,
+    layer::changes::hash_with,
 };
 
 /// Bytes that are read at once.
@@ -83,7 +82,7 @@ fn digests(
         while let Some(number) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
             let change = &changes[*number];
             let Some(content) = content(change) else { continue };
-            match open(&content.location).and_then(|file| digest(file, &mut piece)) {
+            match open(&content.location).and_then(|file| hash_with(file, &mut piece)) {
                 Ok(digest) => own.push((*number, digest)),
                 Err(source) => {
                     next.store(files.len(), Ordering::Relaxed);
@@ -102,17 +101,7 @@ fn digests(
 
 /// Returns the digest of a file's bytes.
 pub fn file(file: File) -> io::Result<Digest> {
-    digest(file, &mut vec![0; PIECE_BYTES])
-}
-
-fn digest(mut file: File, piece: &mut [u8]) -> io::Result<Digest> {
-    let mut hasher = Sha256::new();
-    loop {
-        match file.read(piece)? {
-            0 => return Ok(Digest::from_hasher(hasher)),
-            count => hasher.update(&piece[..count]),
-        }
-    }
+    hash_with(file, &mut vec![0; PIECE_BYTES])
 }
 
 #[cfg(test)]

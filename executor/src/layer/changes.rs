@@ -365,11 +365,15 @@ fn is_alike(metadata: &Metadata, kind: &Kind, lower: &Node) -> bool {
 }
 
 /// Reads to the end and returns the digest.
-pub(super) fn hash(mut file: impl Read) -> io::Result<Digest> {
+pub(super) fn hash(file: impl Read) -> io::Result<Digest> {
+    hash_with(file, &mut vec![0; PIECE_BYTES])
+}
+
+/// [`hash`] with a buffer that serves for many files.
+pub fn hash_with(mut file: impl Read, buffer: &mut [u8]) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; PIECE_BYTES];
     loop {
-        match file.read(&mut buffer) {
+        match file.read(buffer) {
             Ok(0) => return Ok(Digest::from_hasher(hasher)),
             Ok(count) => hasher.update(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -73,13 +73,8 @@ impl StageResult {
         let (base, own) = other.layers.split_at(other.base_layers);
         let own: Vec<&Digest> = own.iter().map(|layer| &layer.diff_id).collect();
         let results = entry::stacks(base.iter().map(|layer| &layer.diff_id), &own);
-        let steps: Option<Vec<_>> = other
-            .steps
-            .iter()
-            .map(|step| step.key.clone())
-            .zip(results)
-            .map(|(key, result)| Some((key?, result)))
-            .collect();
+        let steps: Option<Vec<_>> =
+            other.steps.iter().zip(results).map(|(step, result)| Some((step.key.clone()?, result))).collect();
         let (Some(known), Some(steps), Some(others)) = (&mut self.stands_on, steps, &other.stands_on) else {
             self.stands_on = None;
             return;
