@@ -1,6 +1,8 @@
 //! One build, from checked options to a digest that the registry confirmed.
 
 pub mod error;
+mod prepare;
+mod publish;
 
 use std::{
     collections::BTreeMap,
@@ -15,47 +17,28 @@ use std::{
 
 use futures::future::{join, try_join_all};
 use karve_api::{CacheReport, Reason, SourceInfo};
-use karve_dockerfile::{self as dockerfile, diagnostic::Diagnostics, ignore::Patterns, lint::Findings};
+use karve_dockerfile::{self as dockerfile, diagnostic::Diagnostics, lint::Findings};
 
-use self::error::BuildError;
+use self::{
+    error::BuildError,
+    prepare::{Prepared, reads_context, sandbox, scan, solver},
+    publish::publish,
+};
 use crate::{
-    cache::store::Cache,
     context::{directory::Directory, view::BuildContext},
-    image::{
-        digest::Digest,
-        manifest::OCI_MANIFEST,
-        platform::Platform,
-        reference::{Reference, Repository},
-    },
+    image::{digest::Digest, platform::Platform, reference::Reference},
     options::{Environment, Options},
     plan::{
         self,
-        graph::{self, From, Graph, ImageName, Need, Operation, Planned},
+        graph::{self, Graph, ImageName, Need, Planned},
     },
     progress::Progress,
     registry::{
-        BaseImage, HostPolicy, Registry, RegistryError, RegistryOptions,
-        credentials::Credentials,
-        layout::{self, Layout},
+        BaseImage, HostPolicy, Registry, RegistryError, RegistryOptions, credentials::Credentials, layout,
         retry::RetryPolicy,
     },
-    sandbox::{Isolation, client::Sandbox},
     secret::Secret,
-    solve::{
-        Mounts, Roots, Solved, Solver, StageTime,
-        agents::Agents,
-        assemble::{self, Image},
-        caching::Caching,
-        contexts::Contexts,
-        definitions::context_files,
-        error::SolveError,
-        layers::{Layers, StageLayer},
-        remote::Remotes,
-        saved_caches::SavedCaches,
-        secrets::Secrets,
-        upload::Uploader,
-        work::WorkDirectory,
-    },
+    solve::{Mounts, StageTime, caching::Caching, saved_caches::SavedCaches, work::WorkDirectory},
 };
 
 /// What a build made.
@@ -208,95 +191,6 @@ async fn make(
     })
 }
 
-/// Puts the image together and brings it where the options say.
-async fn publish(
-    options: &Options,
-    registry: &Registry,
-    solver: &Solver,
-    finished: Result<Solved, SolveError>,
-) -> Result<(Image, Solved), BuildError> {
-    let finished = finished?;
-    let target = &solver.graph.stages[solver.graph.target];
-    let image =
-        assemble::image(&target.config, &finished.layers, &finished.history, &options.annotations, solver.epoch)?;
-    if let Some(path) = &options.oci_layout {
-        write_layout(path, options, solver, &finished.layers, &image).await?;
-    }
-    if options.push {
-        push(options, registry, &image).await?;
-    }
-    Ok((image, finished))
-}
-
-/// What is known before the first step.
-struct Prepared {
-    dockerfile_name: String,
-    graph: Graph,
-    images: BTreeMap<ImageName, BaseImage>,
-    context: BuildContext,
-    sandbox: Probed,
-    threads: usize,
-}
-
-/// What the kernel allows.
-struct Probed {
-    sandbox: Sandbox,
-    /// `None` when nothing runs.
-    isolation: Option<Isolation>,
-    /// Why no RUN can be executed, where the cache may have all of them.
-    missing: Option<String>,
-}
-
-/// Puts together what the steps of a build share.
-fn solver(
-    options: &Options,
-    registry: &Registry,
-    work: &Arc<WorkDirectory>,
-    mounts: &Arc<Mounts>,
-    progress: &Arc<Progress>,
-    prepared: Prepared,
-    now: i64,
-) -> Result<Solver, BuildError> {
-    let Prepared { dockerfile_name, graph, images, context, sandbox, threads } = prepared;
-    let hashing_threads = options.cache.as_ref().map(|_| threads);
-    let cache = options.cache.as_ref().map(|cache| {
-        let places = cache.places.clone();
-        Arc::new(Cache::new(registry.clone(), Arc::clone(progress), work.path(), places, cache.writes))
-    });
-    let store = options.cache_dir.as_deref().map(Layout::create).transpose()?;
-    let layers = Arc::new(Layers::new(registry.clone(), Arc::clone(work), cache.clone(), store, threads));
-    let uploader = Uploader::new(registry.clone(), Arc::clone(&layers), repositories(options));
-    let caching = cache.zip(options.cache.clone());
-    let caching = caching.map(|(cache, options)| Caching::new(cache, &layers, &uploader, options, now));
-    let secrets = || Secrets::new(options.secrets.clone());
-    let remotes = Remotes::new(registry.clone(), secrets(), Arc::clone(work), options.work_limit_bytes);
-    let agents = Agents::open(&options.agents).map_err(|(id, source)| BuildError::Agent { id, source })?;
-    Ok(Solver {
-        dockerfile_name,
-        contexts: Arc::new(Contexts::new(context, options.contexts.clone(), hashing_threads)),
-        remotes: Arc::new(remotes),
-        registry: registry.clone(),
-        caching,
-        isolation_missing: sandbox.missing,
-        images,
-        uploader,
-        layers,
-        roots: Roots::default(),
-        mounts: Arc::clone(mounts),
-        sandbox: sandbox.sandbox,
-        secrets: secrets(),
-        agents,
-        work: Arc::clone(work),
-        progress: Arc::clone(progress),
-        epoch: epoch(options)?,
-        hostname: options.hostname.clone(),
-        keeps_layers: options.oci_layout.is_some(),
-        threads,
-        steps: 0.into(),
-        graph,
-    })
-}
-
 /// Shows what the lint rules found. Fails the build when `# check=error=true` asks for that.
 fn tell_warnings(
     dockerfile: &dockerfile::ast::Dockerfile,
@@ -312,25 +206,6 @@ fn tell_warnings(
         progress.warning(&format!("{file}: {more} more warnings: `karve check` shows them"));
     }
     if findings.violated.is_empty() { Ok(()) } else { Err(BuildError::Lint(findings.violated.names())) }
-}
-
-/// Lists the context off the runtime's threads; with `hashing_threads`, reads the files that the keys of steps need.
-async fn scan(
-    directory: Directory,
-    ignore: Patterns,
-    graph: &Graph,
-    hashing_threads: Option<usize>,
-) -> Result<BuildContext, BuildError> {
-    let panicked = |_| SolveError::Internal("the thread that lists the context panicked");
-    let listed = tokio::task::spawn_blocking(move || BuildContext::scan(directory, 0, &ignore)).await;
-    let mut context = listed.map_err(panicked)??;
-    let Some(threads) = hashing_threads else { return Ok(context) };
-    let wanted = context_files(graph, &context.view);
-    let hashed = tokio::task::spawn_blocking(move || {
-        context.hash(&|path| wanted.contains(path), threads)?;
-        Ok::<_, SolveError>(context)
-    });
-    Ok(hashed.await.map_err(panicked)??)
 }
 
 /// How messages call the Dockerfile: by its path in the context; one from elsewhere by its name.
@@ -425,86 +300,8 @@ fn work_directory(options: &Options) -> Result<WorkDirectory, BuildError> {
     WorkDirectory::create(&parent).map_err(|source| BuildError::File { path: parent, source })
 }
 
-fn operations(graph: &Graph) -> impl Iterator<Item = &Operation> {
-    graph.stages.iter().flat_map(|stage| &stage.steps).map(|step| &step.operation)
-}
-
-fn reads_context(graph: &Graph) -> bool {
-    operations(graph).any(|operation| operation.sources().contains(&&From::Context))
-}
-
-/// Asks the kernel what a RUN may do, if there is one. Without permission a Dockerfile without RUN still builds.
-///
-/// With a cache that may have all RUN steps, what is missing is returned: the first that must be executed fails.
-async fn sandbox(options: &Options, graph: &Graph, work: &Path) -> Result<Probed, BuildError> {
-    let sandbox = Sandbox::default();
-    let run = operations(graph).any(|operation| matches!(operation, Operation::Run(_)));
-    if !run && !options.require_userns {
-        return Ok(Probed { sandbox, isolation: None, missing: None });
-    }
-    let isolation = sandbox.probe(work).await;
-    let Isolation::None { reason } = &isolation else {
-        return Ok(Probed { sandbox, isolation: Some(isolation), missing: None });
-    };
-    let reason = reason.clone();
-    match (options.require_userns, run, &options.cache) {
-        (true, ..) => Err(BuildError::IsolationRequired(reason)),
-        (false, true, None) => Err(BuildError::Isolation(reason)),
-        (false, true, Some(_)) => Ok(Probed { sandbox, isolation: None, missing: Some(reason) }),
-        (false, false, _) => Ok(Probed { sandbox, isolation: Some(isolation), missing: None }),
-    }
-}
-
-/// The repositories that the image is pushed to, each once.
-fn repositories(options: &Options) -> Vec<Repository> {
-    let mut repositories: Vec<Repository> = Vec::new();
-    for destination in options.destinations.iter().filter(|_| options.push) {
-        if !repositories.contains(destination.repository()) {
-            repositories.push(destination.repository().clone());
-        }
-    }
-    repositories
-}
-
-/// The time of the image: what was asked for, or the source's own, or the beginning of time.
-fn epoch(options: &Options) -> Result<i64, BuildError> {
-    if let Some(timestamp) = options.timestamp {
-        return Ok(timestamp);
-    }
-    let Some(path) = &options.source_info else { return Ok(0) };
-    Ok(source_info(path)?.commit_time.unwrap_or(0))
-}
-
 /// Reads what `karve context` wrote beside the tree.
 pub fn source_info(path: &Path) -> Result<SourceInfo, BuildError> {
     let text = fs::read(path).map_err(|source| BuildError::File { path: path.to_owned(), source })?;
     Ok(serde_json::from_slice(&text)?)
-}
-
-/// Writes the image, base layers included, into an OCI image layout under every destination's tag.
-async fn write_layout(
-    path: &Path,
-    options: &Options,
-    solver: &Solver,
-    stage_layers: &[Arc<StageLayer>],
-    image: &Image,
-) -> Result<(), BuildError> {
-    let layout = Layout::create(path)?;
-    for (layer, descriptor) in stage_layers.iter().zip(&image.layers) {
-        layout.push_blob(descriptor, solver.layers.blob(layer).await?).await?;
-    }
-    layout.push_bytes(&image.config)?;
-    let tags = options.destinations.iter().filter_map(Reference::tag);
-    layout.push_manifest(tags, &image.manifest, OCI_MANIFEST).await?;
-    Ok(())
-}
-
-/// Pushes the configuration to every repository and then the manifest under every destination, in the order given: the
-/// tag by which a later attempt recognises this build comes last.
-async fn push(options: &Options, registry: &Registry, image: &Image) -> Result<(), BuildError> {
-    for destination in &options.destinations {
-        registry.push_bytes(destination.repository(), &image.config).await?;
-        registry.push_manifest(destination, &image.manifest, OCI_MANIFEST).await?;
-    }
-    Ok(())
 }
