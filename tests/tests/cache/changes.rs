@@ -13,13 +13,7 @@ use crate::scene::Scene;
 /// Builds, changes something, and builds again: exactly these steps miss, and the image is right.
 #[track_caller]
 fn check(mut scene: Scene, change: impl FnOnce(&mut Scene), misses: &[&str]) {
-    scene.check();
-    change(&mut scene);
-    let ended = scene.check();
-    let mut misses = misses.to_vec();
-    misses.sort_unstable();
-    assert_eq!(ended.misses(), misses, "{}", ended.stderr);
-    scene.check_again(&ended);
+    scene.check_change(change, misses);
 }
 
 #[test]

@@ -140,6 +140,18 @@ impl Scene {
         cached
     }
 
+    /// Builds, changes something, and builds again: exactly these steps miss, and the image is right.
+    #[track_caller]
+    pub(crate) fn check_change(&mut self, change: impl FnOnce(&mut Self), misses: &[&str]) {
+        self.check();
+        change(self);
+        let ended = self.check();
+        let mut misses = misses.to_vec();
+        misses.sort_unstable();
+        assert_eq!(ended.misses(), misses, "{}", ended.stderr);
+        self.check_again(&ended);
+    }
+
     /// Builds with the cache again, and demands that nothing misses and the image is the very same.
     #[track_caller]
     pub(crate) fn check_again(&self, before: &Ended) -> Ended {
