@@ -369,7 +369,7 @@ pub(super) fn hash(file: impl Read) -> io::Result<Digest> {
     hash_with(file, &mut vec![0; PIECE_BYTES])
 }
 
-/// [`hash`] with a buffer that serves for many files.
+/// Reads to the end and returns the digest, with a buffer that serves for many files.
 pub fn hash_with(mut file: impl Read, buffer: &mut [u8]) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     loop {
