@@ -1,17 +1,15 @@
 //! What a user types to name an image -> registry, repository, tag and digest.
 //!
-//! The grammar and Docker Hub's short names are oci-distribution's; Karve accepts sha256 digests only, and texts of at
-//! most `TEXT_BYTES_MAX` bytes.
+//! The grammar is in `grammar`.
+
+mod grammar;
 
 use std::{fmt, str::FromStr};
 
-use oci_distribution::Reference as Parsed;
 use serde::{Deserialize, Serialize};
 
+use self::grammar::Parts;
 use super::digest::Digest;
-
-/// The longest text that can be valid: a host name, a repository, a tag and a digest at their own maxima.
-const TEXT_BYTES_MAX: usize = 1024;
 
 /// The tag that a reference without tag and digest means.
 const DEFAULT_TAG: &str = "latest";
@@ -76,12 +74,10 @@ impl FromStr for Repository {
     type Err = InvalidReference;
 
     fn from_str(text: &str) -> Result<Self, InvalidReference> {
-        let parsed = parse(text)?;
-        let last = text.rsplit('/').next().unwrap_or_default();
-        if last.contains([':', '@']) {
-            return Err(InvalidReference::new(text, "a repository has no tag and no digest"));
+        match parse(text)? {
+            Parts { registry, name, tag: None, digest: None } => Ok(Self { registry, name }),
+            _ => Err(InvalidReference::new(text, "a repository has no tag and no digest")),
         }
-        Ok(Self { registry: parsed.registry().into(), name: parsed.repository().into() })
     }
 }
 
@@ -169,13 +165,9 @@ impl FromStr for Reference {
     type Err = InvalidReference;
 
     fn from_str(text: &str) -> Result<Self, InvalidReference> {
-        let parsed = parse(text)?;
-        let digest = match parsed.digest() {
-            None => None,
-            Some(digest) => Some(digest.parse().map_err(|error| InvalidReference::new(text, error))?),
-        };
-        let repository = Repository { registry: parsed.registry().into(), name: parsed.repository().into() };
-        Ok(Self { repository, tag: parsed.tag().map(str::to_owned), digest })
+        let Parts { registry, name, tag, digest } = parse(text)?;
+        let tag = tag.or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
+        Ok(Self { repository: Repository { registry, name }, tag, digest })
     }
 }
 
@@ -193,19 +185,8 @@ impl From<Reference> for String {
     }
 }
 
-fn parse(text: &str) -> Result<Parsed, InvalidReference> {
-    if text.len() > TEXT_BYTES_MAX {
-        return Err(InvalidReference::new(text, format_args!("it is longer than {TEXT_BYTES_MAX} bytes")));
-    }
-    if text.contains("://") {
-        return Err(InvalidReference::new(text, "it names a registry, not a URL"));
-    }
-    let parsed = Parsed::try_from(text).map_err(|error| InvalidReference::new(text, error))?;
-    // The grammar takes `A/b` for a host and a name, and then for a name on Docker Hub, which may not be in capitals.
-    if parsed.repository().contains(|character: char| character.is_ascii_uppercase()) {
-        return Err(InvalidReference::new(text, "a repository is named in lower case"));
-    }
-    Ok(parsed)
+fn parse(text: &str) -> Result<Parts, InvalidReference> {
+    grammar::parse(text).map_err(|reason| InvalidReference::new(text, reason))
 }
 
 #[cfg(test)]
@@ -237,6 +218,33 @@ mod tests {
         check("registry:5000/app", Some("registry:5000/app:latest"));
         check("127.0.0.1:5000/a/b/c:v1", Some("127.0.0.1:5000/a/b/c:v1"));
         check("registry.example/app", Some("registry.example/app:latest"));
+        check("[::1]:5000/app", Some("[::1]:5000/app:latest"));
+        check("[fe80::1]/app:t", Some("[fe80::1]/app:t"));
+        check("Registry-1.Example/app", Some("Registry-1.Example/app:latest"));
+        check("registry.example", Some("docker.io/library/registry.example:latest"));
+        check("registry:5000", Some("docker.io/library/registry:5000"));
+    }
+
+    #[test]
+    fn names_have_separators_between_letters_and_digits() {
+        for text in ["r.example/a.b/c_d/e__f/g-h/i---j/0", "r.example/a1.b2-c3"] {
+            check(text, Some(&format!("{text}:latest")));
+        }
+        for name in ["a..b", "a___b", "a._b", "-a", "a-", ".a", "a.", "_a", "a_", "a//b", "/a", "a b", "ä", "a-.b"] {
+            check(&format!("r.example/{name}"), None);
+        }
+        check(&format!("r.example/{}", "a".repeat(255)), Some(&format!("r.example/{}:latest", "a".repeat(255))));
+        check(&format!("r.example/{}", "a".repeat(256)), None);
+    }
+
+    #[test]
+    fn tags_are_words_of_at_most_128_bytes() {
+        for tag in ["_", "V1.2-rc_3", &"t".repeat(128)] {
+            check(&format!("a:{tag}"), Some(&format!("docker.io/library/a:{tag}")));
+        }
+        for tag in ["", ".t", "-t", "t+1", "ü", &"t".repeat(129)] {
+            check(&format!("a:{tag}"), None);
+        }
     }
 
     #[test]
@@ -252,7 +260,13 @@ mod tests {
         {
             check(text, None);
         }
+        for text in
+            ["-r.example/a", "r-.example/a", "r..example/a", "r.example:/a", "r.example:p/a", "[::1/a", "[]:1/a"]
+        {
+            check(text, None);
+        }
         check(&format!("a@sha512:{HEX}{HEX}"), None);
+        check(&format!("a@sha256:{HEX}@sha256:{HEX}"), None);
         check(&"a".repeat(2000), None);
     }
 

@@ -19,7 +19,7 @@ use super::{
     sources::{LAYOUT_PREFIX, SCRATCH},
     stage::State,
 };
-use crate::image::{config::ImageConfig, platform::Platform};
+use crate::image::{config::ImageConfig, platform::Platform, reference::Reference};
 
 /// What trying one ignore pattern counts against the budget.
 const PATTERN_COST: usize = 32;
@@ -118,7 +118,7 @@ impl Rules<'_> {
         let earlier = self.dockerfile.stages.iter().take(index);
         name == SCRATCH
             || name.starts_with(LAYOUT_PREFIX)
-            || name.parse::<oci_distribution::Reference>().is_ok()
+            || name.parse::<Reference>().is_ok()
             || earlier.filter_map(|stage| stage.name.as_deref()).any(|stage| stage.eq_ignore_ascii_case(name))
     }
 

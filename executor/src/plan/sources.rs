@@ -11,7 +11,10 @@ use super::{
     contexts::{Contexts, NamedContext},
     graph::ImageName,
 };
-use crate::image::platform::Platform;
+use crate::image::{
+    platform::Platform,
+    reference::{InvalidReference, Reference},
+};
 
 /// The name of the image that has nothing in it.
 pub(super) const SCRATCH: &str = "scratch";
@@ -157,12 +160,12 @@ fn image(name: &str, span: Span) -> Result<Origin, Problem> {
         Some(_) => return Ok(Origin::Image(name.to_owned())),
         None => name,
     };
-    match reference.parse::<oci_distribution::Reference>() {
+    match reference.parse::<Reference>() {
         Ok(_) => Ok(Origin::Image(name.to_owned())),
-        Err(error) => {
-            let problem = Problem::new(span, format!("invalid image reference \"{name}\": {error}"));
+        Err(InvalidReference { reason, .. }) => {
+            let problem = Problem::new(span, format!("invalid image reference \"{name}\": {reason}"));
             if name.chars().any(char::is_uppercase) {
-                return Err(problem.hint("names of repositories are in lower case, and no earlier stage has this name"));
+                return Err(problem.hint("no earlier stage has this name"));
             }
             Err(problem)
         }
