@@ -95,31 +95,15 @@ pub fn unpack(root: BorrowedFd<'_>, layers: &[UnpackLayer<'_>], threads: usize) 
     for layer in layers {
         view.apply(&layer.index.changes)?;
     }
-    unpack_view(root, &view, layers, threads)
-}
-
-/// Unpacks a view whose files are in the given layers; the layers' order does not matter.
-///
-/// # Errors
-/// Fails like [`unpack`], and where a file is in none of the layers.
-pub fn unpack_view(
-    root: BorrowedFd<'_>,
-    view: &View,
-    layers: &[UnpackLayer<'_>],
-    threads: usize,
-) -> Result<Vec<Warning>, LayerError> {
-    let mut plan = Plan::default();
-    for (path, node) in view.walk(&TreePath::ROOT) {
-        plan.add(path, node)?;
-    }
-    plan.run(root, layers, threads)
+    unpack_overlay(root, &View::empty(), &view, layers, threads)
 }
 
 /// Unpacks what turns the view `below` into the view `above` as a lower directory of an overlay that is mounted with
-/// `userxattr` on top of `below`: deletions are devices of number 0:0, one for each name.
+/// `userxattr` on top of `below`: deletions are devices of number 0:0, one for each name. Above an empty view it is a root. The
+/// layers' order does not matter.
 ///
 /// # Errors
-/// Fails like [`unpack_view`].
+/// Fails like [`unpack`], and where a file is in none of the layers.
 pub fn unpack_overlay(
     directory: BorrowedFd<'_>,
     below: &View,
@@ -140,7 +124,7 @@ pub fn unpack_overlay(
                 plan.whiteouts.push(path.child(name));
             }
         }
-        for (name, node) in above.children() {
+        for (name, node) in above.children().rev() {
             let old = below.and_then(|below| below.get(name));
             // Views share what did not change, and what is shared compares at once.
             if old != Some(node) {

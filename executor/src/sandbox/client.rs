@@ -28,9 +28,7 @@ use super::{
     helper::HELPER_ARGUMENT,
     maps,
     output::{Stream, pump},
-    request::{
-        Answered, Pack, PackResult, Reply, Request, Step, StepResult, Unpack, UnpackOverlay, body_length, encode,
-    },
+    request::{Answered, Pack, PackResult, Reply, Request, Step, StepResult, Unpack, body_length, encode},
 };
 use crate::filesystem::path::TreePath;
 
@@ -71,16 +69,13 @@ impl Sandbox {
         outcome
     }
 
-    /// Unpacks layers over each other into an empty directory. Returns warnings: what could not be made here and is true
-    /// in the layers' indexes only.
+    /// Unpacks layers into empty directories. Returns warnings: what could not be made here and is true in the layers'
+    /// indexes only.
     pub async fn unpack(&self, request: Unpack) -> Result<Vec<String>, SandboxError> {
-        self.unpacked(&Request::Unpack(request)).await
-    }
-
-    /// Unpacks layers into an empty directory that is an overlay's lower directory above those of other layers. Returns
-    /// warnings.
-    pub async fn unpack_overlay(&self, request: UnpackOverlay) -> Result<Vec<String>, SandboxError> {
-        self.unpacked(&Request::UnpackOverlay(request)).await
+        match self.operate(&Request::Unpack(request), warn).await? {
+            Reply::Unpacked(warnings) => Ok(warnings),
+            _ => Err(unexpected()),
+        }
     }
 
     /// Runs one step to its end and makes its layer. `on_line` gets each line of output without its newline. A process
@@ -100,13 +95,6 @@ impl Sandbox {
     pub async fn pack(&self, request: Pack) -> Result<Option<PackResult>, SandboxError> {
         match self.operate(&Request::Pack(request), warn).await? {
             Reply::Packed(result) => Ok(result),
-            _ => Err(unexpected()),
-        }
-    }
-
-    async fn unpacked(&self, request: &Request) -> Result<Vec<String>, SandboxError> {
-        match self.operate(request, warn).await? {
-            Reply::Unpacked(warnings) => Ok(warnings),
             _ => Err(unexpected()),
         }
     }

@@ -64,7 +64,6 @@ fn perform(request: Request, ask: &mut Ask<'_>) -> Result<Reply, Failure> {
             Reply::Probed
         }
         Request::Unpack(request) => Reply::Unpacked(operations::unpack(&request)?),
-        Request::UnpackOverlay(request) => Reply::Unpacked(operations::unpack_overlay(&request)?),
         Request::Pack(request) => Reply::Packed(operations::pack_directory(&request)?),
         Request::Step(step) => Reply::Stepped(step::run(&step, ask)?),
     })

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::{
     error::{Failure, cannot},
     overlay::open_directory,
-    request::{Archive, Output, Pack, PackResult, Unpack, UnpackOverlay},
+    request::{Archive, Output, Pack, PackResult, Unpack, UnpackDirectory},
 };
 use crate::{
     filesystem::{entry::Change, index::Index, path::TreePath, view::View},
@@ -32,35 +32,34 @@ use crate::{
 /// Asks the executor what was below some directories, and waits until it has answered.
 pub(super) type Ask<'a> = dyn FnMut(Vec<TreePath>) -> io::Result<()> + 'a;
 
-/// Unpacks layers over each other; returns warnings.
+/// Unpacks layers as lower directories of an overlay, all directories at the same time; returns warnings.
 pub(super) fn unpack(request: &Unpack) -> Result<Vec<String>, Failure> {
-    let root = open_directory(&request.root)?;
-    let indexes = read_archive_indexes(&request.layers, request.threads)?;
-    let mut view = View::empty();
-    indexes.iter().try_for_each(|index| apply(&mut view, &index.changes))?;
-    let warnings = unpack::unpack_view(root.as_fd(), &view, &with_indexes(&request.layers, &indexes), request.threads)
-        .map(|warnings| warnings.iter().map(ToString::to_string).collect())
-        .map_err(cannot("unpack the image"));
-    // The helper ends with its answer: freeing these piece by piece first only keeps the executor waiting.
-    mem::forget((view, indexes));
-    warnings
-}
-
-/// Unpacks layers as a lower directory of an overlay; returns warnings.
-pub(super) fn unpack_overlay(request: &UnpackOverlay) -> Result<Vec<String>, Failure> {
-    let directory = open_directory(&request.directory)?;
     let mut below = View::empty();
     for path in &request.below {
         // One at a time: a view shares nothing with the indexes that it was made of.
         apply(&mut below, &read_json::<Index>(path)?.changes)?;
     }
-    let indexes = read_archive_indexes(&request.layers, request.threads)?;
-    let mut above = below.clone();
-    indexes.iter().try_for_each(|index| apply(&mut above, &index.changes))?;
-    let layers = with_indexes(&request.layers, &indexes);
-    unpack::unpack_overlay(directory.as_fd(), &below, &above, &layers, request.threads)
-        .map(|warnings| warnings.iter().map(ToString::to_string).collect())
-        .map_err(cannot("unpack the layers above the image"))
+    let archives: Vec<&Archive> = request.directories.iter().flat_map(|target| &target.layers).collect();
+    let indexes = read_archive_indexes(&archives, request.threads)?;
+    let (mut targets, mut rest) = (Vec::with_capacity(request.directories.len()), &indexes[..]);
+    for target in &request.directories {
+        let (own, others) = rest.split_at(target.layers.len());
+        let mut above = below.clone();
+        own.iter().try_for_each(|index| apply(&mut above, &index.changes))?;
+        targets.push((target, own, std::mem::replace(&mut below, above.clone()), above));
+        rest = others;
+    }
+    let fill = |(target, own, below, above): &(&UnpackDirectory, &[Index], View, View)| {
+        let directory = open_directory(&target.directory)?;
+        let layers = with_indexes(&target.layers, own);
+        unpack::unpack_overlay(directory.as_fd(), below, above, &layers, request.threads)
+            .map_err(cannot("unpack the layers"))
+    };
+    let warnings = at_once(&targets, fill).into_iter().collect::<Result<Vec<_>, _>>();
+    // The helper ends with its answer: freeing these piece by piece first only keeps the executor waiting.
+    mem::forget((below, targets));
+    mem::forget(indexes);
+    Ok(warnings?.iter().flatten().map(ToString::to_string).collect())
 }
 
 /// Makes the layer of what an upper directory changes of the layers below, and writes its index beside it. `ask` has the
@@ -102,15 +101,20 @@ fn write_index(path: &Path, index: &Index) -> io::Result<()> {
 }
 
 /// Reads the indexes of layers, several at once: until that is done, nothing can be unpacked.
-fn read_archive_indexes(layers: &[Archive], threads: usize) -> Result<Vec<Index>, Failure> {
-    let read = |layers: &[Archive]| layers.iter().map(|layer| read_json(&layer.index)).collect::<Result<Vec<_>, _>>();
-    let parts = layers.chunks(layers.len().div_ceil(threads.max(1)).max(1));
-    let indexes: Vec<Result<Vec<Index>, Failure>> = thread::scope(|scope| {
-        let readers: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
-        let joined = readers.into_iter().map(|reader| reader.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        joined.collect()
-    });
-    indexes.into_iter().collect::<Result<Vec<_>, _>>().map(|parts| parts.into_iter().flatten().collect())
+fn read_archive_indexes(layers: &[&Archive], threads: usize) -> Result<Vec<Index>, Failure> {
+    let read = |layers: &&[&Archive]| layers.iter().map(|layer| read_json(&layer.index)).collect::<Result<Vec<_>, _>>();
+    let parts: Vec<_> = layers.chunks(layers.len().div_ceil(threads.max(1)).max(1)).collect();
+    let indexes = at_once(&parts, read).into_iter().collect::<Result<Vec<Vec<Index>>, _>>()?;
+    Ok(indexes.into_iter().flatten().collect())
+}
+
+/// Does something with each of a few items, each on a thread of its own.
+fn at_once<I: Sync, O: Send>(items: &[I], work: impl Fn(&I) -> O + Sync) -> Vec<O> {
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = items.iter().map(|item| scope.spawn(move || work(item))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
 }
 
 /// Reads what the executor has written; its size was bounded then.

@@ -32,38 +32,39 @@ pub(super) enum Request {
         /// A directory on the file system that will hold layers.
         directory: PathBuf,
     },
-    /// Unpacks layers over each other into one directory.
+    /// Unpacks layers into directories.
     Unpack(Unpack),
-    /// Unpacks layers into a directory that serves as an overlay's lower directory.
-    UnpackOverlay(UnpackOverlay),
     /// Makes an archive of what is in a directory.
     Pack(Pack),
     /// Runs one process and, if it succeeds, makes a layer of what it changed.
     Step(Box<Step>),
 }
 
-/// Layers to be unpacked over each other.
+/// Layers to be unpacked as the lower directories of an overlay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Unpack {
-    /// An existing, empty directory.
-    pub root: PathBuf,
-    /// Lowest first.
-    pub layers: Vec<Archive>,
-    /// Layers that are read at once, at most.
+    /// The indexes of the layers in the directories below as JSON files, lowest first.
+    pub below: Vec<PathBuf>,
+    /// The directories, lowest first. All are filled at the same time.
+    pub directories: Vec<UnpackDirectory>,
+    /// Layers that are read at once, at most, for each directory.
     pub threads: usize,
 }
 
-/// Layers to be unpacked as one lower directory of an overlay.
+/// One directory and what goes into it: what its layers change of what is below.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct UnpackOverlay {
+pub struct UnpackDirectory {
     /// An existing, empty directory.
     pub directory: PathBuf,
-    /// The indexes of the layers in the directories below as JSON files, lowest first.
-    pub below: Vec<PathBuf>,
     /// Lowest first.
     pub layers: Vec<Archive>,
-    /// Layers that are read at once, at most.
-    pub threads: usize,
+}
+
+impl Unpack {
+    /// Unpacks layers over each other into one directory with nothing below.
+    pub fn into_root(directory: PathBuf, layers: Vec<Archive>, threads: usize) -> Self {
+        Self { below: Vec::new(), directories: vec![UnpackDirectory { directory, layers }], threads }
+    }
 }
 
 /// A directory to be packed while nothing writes to it.

@@ -261,7 +261,7 @@ impl StageRun<'_> {
         blocking(move || save(&written.index, &index)).await?;
         let root = solver.work.directory("mount").map_err(StepError::Work)?;
         let layers = vec![archive.clone()];
-        solver.warn(&solver.sandbox.unpack(Unpack { root: root.clone(), layers, threads: solver.threads }).await?);
+        solver.warn(&solver.sandbox.unpack(Unpack::into_root(root.clone(), layers, solver.threads)).await?);
         let Archive { blob, index, .. } = archive;
         blocking(move || std::fs::remove_file(&blob).map_err(|source| SolveError::file(&blob, source))).await?;
         Ok((root, index))

@@ -28,7 +28,7 @@ use crate::{
     sandbox::{
         error::{Failure, SandboxError},
         memory,
-        request::{self, Archive, Exit, Output, Script, Unpack, UnpackOverlay},
+        request::{self, Archive, Exit, Output, Script, Unpack, UnpackDirectory},
     },
 };
 
@@ -72,14 +72,14 @@ impl StageRun<'_> {
         environment.entry("HOME".to_owned()).or_insert_with(|| user.home.clone());
         let lowers = solver.materialise(&mut self.state).await?;
         let below = self.state.view(solver).await?.clone();
-        let upper = solver.work.directory("upper").map_err(StepError::Work)?;
+        let upper = solver.work.root_directory("upper").map_err(StepError::Work)?;
         let index = solver.work.unused("index");
         // Last, for other steps may wait for the caches.
         let mut mounts = self.mounts(&run.mounts, &mut environment).await?;
         let step = request::Step {
             lowers,
             upper: upper.clone(),
-            work: solver.work.directory("overlay").map_err(StepError::Work)?,
+            work: solver.work.root_directory("overlay").map_err(StepError::Work)?,
             mount_point: solver.work.directory("root").map_err(StepError::Work)?,
             arguments: run.arguments.clone(),
             environment,
@@ -128,49 +128,65 @@ impl StageRun<'_> {
 
 impl Solver {
     /// Makes a stage's layers a list of overlay directories, topmost first. The base image is unpacked into one directory,
-    /// once for all stages on it; what COPY and WORKDIR made since the last call goes into one more.
+    /// once for all stages on it; what is above it, or was made since the last call, goes into one more.
     pub(super) async fn materialise(&self, stage: &mut StageResult) -> Result<Vec<PathBuf>, StepError> {
-        let layers = &stage.layers;
-        let mut rootfs = if let Some(rootfs) = stage.rootfs.take() {
-            rootfs
-        } else {
-            let base = &layers[..stage.base_layers];
-            Rootfs { lowers: vec![self.root_of(base).await?], layers: base.len() }
+        let Rootfs { mut lowers, layers } = match stage.rootfs.take() {
+            Some(rootfs) => rootfs,
+            None => self.begin(stage).await?,
         };
-        let (below, added) = layers.split_at(rootfs.layers);
+        let (below, added) = stage.layers.split_at(layers);
         if !added.is_empty() {
-            let directory = self.work.directory("lower").map_err(StepError::Work)?;
-            let request = UnpackOverlay {
-                directory: directory.clone(),
-                below: try_join_all(below.iter().map(|layer| self.index_file(layer))).await?,
-                layers: try_join_all(added.iter().map(|layer| self.packed(layer))).await?,
-                threads: self.threads,
-            };
-            let unpacked = self.sandbox.unpack_overlay(request).await;
-            self.warn(&unpacked.map_err(|error| blame(added, error))?);
-            rootfs = Rootfs { lowers: [vec![directory], rootfs.lowers].concat(), layers: layers.len() };
+            let below = try_join_all(below.iter().map(|layer| self.index_file(layer))).await?;
+            let target = self.target("lower", added).await?;
+            lowers.insert(0, target.directory.clone());
+            self.unpack(below, vec![target], added).await?;
         }
-        let lowers = rootfs.lowers.clone();
-        stage.rootfs = Some(rootfs);
+        stage.rootfs = Some(Rootfs { lowers: lowers.clone(), layers: stage.layers.len() });
         Ok(lowers)
     }
 
-    /// Unpacks a stack of layers into one directory, once for all stages that start with it.
-    async fn root_of(&self, layers: &[Arc<StageLayer>]) -> Result<PathBuf, StepError> {
-        let key: Vec<Digest> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
+    /// Unpacks a stage's base image, or takes the directory in which another stage has done that. Who does it unpacks what
+    /// lies above in its own stage at the same time.
+    async fn begin(&self, stage: &StageResult) -> Result<Rootfs, StepError> {
+        let (base, added) = stage.layers.split_at(stage.base_layers);
+        let key: Vec<Digest> = base.iter().map(|layer| layer.diff_id.clone()).collect();
         let cell = Arc::clone(self.roots.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
+        let mut rootfs = Rootfs { lowers: Vec::new(), layers: base.len() };
         let root = cell.get_or_try_init(|| async {
-            let directory = self.work.directory("base").map_err(StepError::Work)?;
-            let packed = try_join_all(layers.iter().map(|layer| self.packed(layer))).await?;
-            let request = Unpack { root: directory.clone(), layers: packed, threads: self.threads };
+            let parts = [("base", base), ("lower", added)];
+            let parts = parts.into_iter().filter(|(kind, layers)| *kind == "base" || !layers.is_empty());
+            let targets = try_join_all(parts.map(|(kind, layers)| self.target(kind, layers))).await?;
+            let mut directories = targets.iter().map(|target| target.directory.clone());
+            let root = directories.next().ok_or(SolveError::Internal("a base image has no directory"))?;
+            let above: Vec<PathBuf> = directories.collect();
             let started = Instant::now();
-            let unpacked = self.sandbox.unpack(request).await;
-            self.warn(&unpacked.map_err(|error| blame(layers, error))?);
+            self.unpack(Vec::new(), targets, &stage.layers).await?;
             let seconds = started.elapsed().as_secs_f64();
-            self.progress.note(&format!("unpacked {} layers in {seconds:.2} s", layers.len()));
-            Ok::<_, StepError>(directory)
+            self.progress.note(&format!("unpacked {} layers in {seconds:.2} s", stage.layers.len()));
+            rootfs = Rootfs { lowers: above, layers: stage.layers.len() };
+            Ok::<_, StepError>(root)
         });
-        root.await.cloned()
+        let root = root.await?.clone();
+        rootfs.lowers.push(root);
+        Ok(rootfs)
+    }
+
+    /// A new directory, and what the sandbox needs to unpack layers into it: all are fetched at once.
+    async fn target(&self, kind: &str, layers: &[Arc<StageLayer>]) -> Result<UnpackDirectory, StepError> {
+        let directory = self.work.root_directory(kind).map_err(StepError::Work)?;
+        let layers = try_join_all(layers.iter().map(|layer| self.packed(layer))).await?;
+        Ok(UnpackDirectory { directory, layers })
+    }
+
+    async fn unpack(
+        &self,
+        below: Vec<PathBuf>,
+        directories: Vec<UnpackDirectory>,
+        layers: &[Arc<StageLayer>],
+    ) -> Result<(), StepError> {
+        let unpacked = self.sandbox.unpack(Unpack { below, directories, threads: self.threads }).await;
+        self.warn(&unpacked.map_err(|error| blame(layers, error))?);
+        Ok(())
     }
 
     /// What the sandbox needs to unpack a layer.

@@ -155,7 +155,7 @@ impl SavedCaches {
         found.source.fetch_blob(&self.registry, &mount.archive, &blob).await?;
         let path = self.work.directory("cache")?;
         let archive = Archive { blob, compression: COMPRESSION, index };
-        let request = Unpack { root: path.clone(), layers: vec![archive.clone()], threads: self.threads };
+        let request = Unpack::into_root(path.clone(), vec![archive.clone()], self.threads);
         let unpacked = self.sandbox.unpack(request).await;
         self.discard(archive.blob).await;
         match unpacked {

@@ -68,6 +68,13 @@ impl WorkDirectory {
         Ok(path)
     }
 
+    /// A new empty directory for what a step sees as its root or changes of it, named for what it holds.
+    pub fn root_directory(&self, kind: &str) -> io::Result<PathBuf> {
+        let path = self.roots().join(format!("{kind}-{}", self.next.fetch_add(1, Ordering::Relaxed)));
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
     /// Returns once the directory takes more of the disk than `limit_bytes`; until then it never does.
     ///
     /// It looks at most once a second, and less often where that takes long, unless the disk as a whole lost as much
@@ -112,6 +119,21 @@ impl WorkDirectory {
             }
             sleep(REMOVE_WAIT).await;
         }
+    }
+
+    /// Removes the root file systems, once no step needs one. What of them cannot be removed yet goes with the directory.
+    pub async fn remove_roots(&self) {
+        let path = self.roots();
+        match spawn_blocking(move || remove_all(&path)).await.map_err(io::Error::other).flatten() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::debug!(%error, "root file systems cannot be removed yet");
+            }
+            _ => {}
+        }
+    }
+
+    fn roots(&self) -> PathBuf {
+        self.root.path().join("roots")
     }
 
     /// Bytes that the disk has left for users without privileges; as many as one can say where it does not tell.
@@ -197,6 +219,17 @@ mod tests {
         work.exceeds(1 << 19).await;
         let patient = tokio::time::timeout(2 * MEASURE_INTERVAL, work.exceeds(1 << 30));
         assert!(patient.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn root_file_systems_go_first() {
+        let (_parent, work) = work();
+        work.remove_roots().await;
+        let (root, layer) = (work.root_directory("upper").unwrap(), work.unused("layer"));
+        fs::write(root.join("file"), "").unwrap();
+        fs::write(&layer, "").unwrap();
+        work.remove_roots().await;
+        assert!(!root.exists() && layer.exists());
     }
 
     #[tokio::test]

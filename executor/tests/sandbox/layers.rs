@@ -11,7 +11,7 @@ use karve::{
     layer::Compression,
     sandbox::{
         client::Sandbox,
-        request::{Archive, Exit, Mount, Output, SecretBytes, Step, Unpack, UnpackOverlay},
+        request::{Archive, Exit, Mount, Output, SecretBytes, Step, Unpack, UnpackDirectory},
     },
     secret::Secret,
 };
@@ -104,7 +104,7 @@ fn a_step_builds_on_the_layers_of_the_steps_before() {
     // The second deletes, re-creates, and mounts a secret where nothing was.
     let root = fixture.path("root");
     fs::create_dir(&root).unwrap();
-    let unpacked = sandbox.unpack(Unpack { root: root.clone(), layers: vec![fixture.archive(1)], threads: 2 });
+    let unpacked = sandbox.unpack(Unpack::into_root(root.clone(), vec![fixture.archive(1)], 2));
     assert_eq!(runtime.block_on(unpacked).unwrap(), Vec::<String>::new());
     let mut second = fixture.layer_step(
         2,
@@ -120,21 +120,25 @@ fn a_step_builds_on_the_layers_of_the_steps_before() {
         ["/data directory 755 0:0", "/data/sub directory 700 0:0", "/data/sub/new file 644 0:0", "/data/two whiteout"]
     );
 
-    // The third sees both, and changes nothing.
-    let directory = fixture.path("second");
-    fs::create_dir(&directory).unwrap();
-    let unpacked = sandbox.unpack_overlay(UnpackOverlay {
-        directory: directory.clone(),
-        below: vec![fixture.archive(1).index],
-        layers: vec![fixture.archive(2)],
-        threads: 2,
-    });
-    assert_eq!(runtime.block_on(unpacked).unwrap(), Vec::<String>::new());
-    let third = fixture.layer_step(3, &[directory, root], "ls /data /data/sub; cat /data/one; ls /");
-    let (result, output) = Fixture::run_with(third, |_, _| ());
-    assert!(result.unwrap().layer.is_some());
-    assert_eq!(output, "/data:\none\nsub\n\n/data/sub:\nnew\none\nbin\ndata\ndev\netc\nproc\nsys\n");
-    assert_eq!(fixture.layer(3), Vec::<String>::new());
+    // The third sees both, and changes nothing: unpacked one after the other, or at the same time.
+    let target = |name: &str, number| {
+        let directory = fixture.path(name);
+        fs::create_dir(&directory).unwrap();
+        UnpackDirectory { directory, layers: vec![fixture.archive(number)] }
+    };
+    let after = Unpack { below: vec![fixture.archive(1).index], directories: vec![target("after", 2)], threads: 2 };
+    let both = vec![target("lower", 1), target("upper", 2)];
+    let both = Unpack { below: Vec::new(), directories: both, threads: 2 };
+    for (number, unpack, lowers) in
+        [(3, after, [fixture.path("after"), root.clone()]), (4, both, [fixture.path("upper"), fixture.path("lower")])]
+    {
+        assert_eq!(runtime.block_on(sandbox.unpack(unpack)).unwrap(), Vec::<String>::new());
+        let third = fixture.layer_step(number, &lowers, "ls /data /data/sub; cat /data/one; ls /");
+        let (result, output) = Fixture::run_with(third, |_, _| ());
+        assert!(result.unwrap().layer.is_some());
+        assert_eq!(output, "/data:\none\nsub\n\n/data/sub:\nnew\none\nbin\ndata\ndev\netc\nproc\nsys\n");
+        assert_eq!(fixture.layer(number), Vec::<String>::new());
+    }
 }
 
 #[test]
