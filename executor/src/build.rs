@@ -15,7 +15,7 @@ use std::{
     thread,
 };
 
-use futures::future::{join, try_join_all};
+use futures::future::{join3, try_join, try_join_all};
 use karve_api::{CacheReport, Reason, SourceInfo};
 use karve_dockerfile::{self as dockerfile, diagnostic::Diagnostics, lint::Findings};
 
@@ -163,23 +163,31 @@ async fn make(
     let bases = images.iter().map(|(name, image)| (name.reference.clone(), image.named_digest.clone())).collect();
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX);
     let hashing_threads = options.cache.as_ref().map(|_| threads);
-    let context = if reads_context(&graph) {
-        scan(directory, source.ignore, &graph, hashing_threads).await?
-    } else {
-        BuildContext::default()
+    let context = async {
+        match reads_context(&graph) {
+            true => scan(directory, source.ignore, &graph, hashing_threads).await,
+            false => Ok(BuildContext::default()),
+        }
     };
-    let sandbox = sandbox(options, &graph, work.path()).await?;
+    let (context, sandbox) = try_join(context, sandbox(options, &graph, work.path())).await?;
     let isolation = sandbox.isolation.as_ref().map(ToString::to_string);
     let planned = Prepared { dockerfile_name, graph, images, context, sandbox, threads };
     let solver = solver(options, registry, work, mounts, progress, planned, now)?;
     mounts.keep(SavedCaches::of(&solver, &options.plan.platform));
     let finished = solver.run().await;
-    // Side by side: they wait for the same registry, and for different things.
-    let (published, ()) = join(publish(options, registry, &solver, finished), solver.keep()).await;
-    let (image, finished) = published?;
+    // After a failure the disk is asked whether it was full: nothing of it is given back before.
+    let is_done = finished.is_ok();
+    let clean = async {
+        if is_done {
+            work.remove_roots().await;
+        }
+    };
+    // Side by side: they wait for different things.
+    let (finished, (), ()) = join3(publish(options, registry, &solver, finished), solver.keep(), clean).await;
+    let finished = finished?;
     Ok(Built {
-        layers: image.layers.len().try_into().unwrap_or(i64::MAX),
-        digest: Some(image.digest),
+        layers: finished.layers.len().try_into().unwrap_or(i64::MAX),
+        digest: Some(finished.image.digest),
         adopted: false,
         isolation,
         bases,

@@ -82,6 +82,7 @@ pub(super) fn solver(
         work: Arc::clone(work),
         progress: Arc::clone(progress),
         epoch: epoch(options)?,
+        annotations: options.annotations.clone(),
         hostname: options.hostname.clone(),
         keeps_layers: options.oci_layout.is_some(),
         threads,

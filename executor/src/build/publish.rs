@@ -7,32 +7,24 @@ use crate::{
     image::{manifest::OCI_MANIFEST, reference::Reference},
     options::Options,
     registry::{Registry, layout::Layout},
-    solve::{
-        Solved, Solver,
-        assemble::{self, Image},
-        error::SolveError,
-        layers::StageLayer,
-    },
+    solve::{Solved, Solver, assemble::Image, error::SolveError, layers::StageLayer},
 };
 
-/// Puts the image together and brings it where the options say.
+/// Brings an image where the options say.
 pub(super) async fn publish(
     options: &Options,
     registry: &Registry,
     solver: &Solver,
     finished: Result<Solved, SolveError>,
-) -> Result<(Image, Solved), BuildError> {
+) -> Result<Solved, BuildError> {
     let finished = finished?;
-    let target = &solver.graph.stages[solver.graph.target];
-    let image =
-        assemble::image(&target.config, &finished.layers, &finished.history, &options.annotations, solver.epoch)?;
     if let Some(path) = &options.oci_layout {
-        write_layout(path, options, solver, &finished.layers, &image).await?;
+        write_layout(path, options, solver, &finished.layers, &finished.image).await?;
     }
     if options.push {
-        push(options, registry, &image).await?;
+        push(options, registry, &finished.image).await?;
     }
-    Ok((image, finished))
+    Ok(finished)
 }
 
 /// Writes the image, base layers included, into an OCI image layout under every destination's tag.
@@ -53,11 +45,10 @@ async fn write_layout(
     Ok(())
 }
 
-/// Pushes the configuration to every repository and then the manifest under every destination, in the order given: the
-/// tag by which a later attempt recognises this build comes last.
+/// Pushes the manifest under every destination, in the order given: the tag by which a later attempt recognises this build
+/// comes last. Layers and configuration are there.
 async fn push(options: &Options, registry: &Registry, image: &Image) -> Result<(), BuildError> {
     for destination in &options.destinations {
-        registry.push_bytes(destination.repository(), &image.config).await?;
         registry.push_manifest(destination, &image.manifest, OCI_MANIFEST).await?;
     }
     Ok(())

@@ -332,7 +332,11 @@ impl Cache {
     async fn bring_to_repository(&self, repository: &Repository, part: &Part) -> Result<(), RegistryError> {
         let descriptor = &part.descriptor;
         match &part.content {
-            Content::Bytes(bytes) => self.registry.push_bytes(repository, bytes).await.map(drop),
+            // Every artifact has this one.
+            Content::Bytes(bytes) if descriptor.media_type == EMPTY => {
+                self.registry.push_bytes(repository, bytes).await.map(drop)
+            }
+            Content::Bytes(bytes) => self.registry.send_bytes(repository, bytes).await.map(drop),
             Content::File(path, sources) => {
                 let blob = Blob { digest: &descriptor.digest, size: descriptor.size, path };
                 self.registry.push_blob(repository, &blob, sources).await.map(drop)

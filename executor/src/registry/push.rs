@@ -1,10 +1,10 @@
 //! Writing to registries: blobs first, then the manifest that names them.
 //!
 //! ```text
-//! HEAD (is it there?) -> POST ?mount= (is it next door?) -> PUT the file, or PATCH what is missing after a failure
+//! POST ?mount= (is it next door?) -> HEAD (is it there?) -> PUT the file, or PATCH what is missing after a failure
 //! ```
 //!
-//! A blob is never sent where it is already, and an upload that broke goes on from what the registry says it has. A
+//! A blob is never sent where it is already, unless it is so small that asking costs more, and an upload that broke goes on from what the registry says it has. A
 //! manifest is reported only after the registry has shown that it holds it.
 
 use std::path::Path;
@@ -31,6 +31,9 @@ use crate::image::{
 
 /// The largest answer to a request that writes.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// What is not larger is sent without the question whether it is there: where round trips take long, three of them take
+/// longer than two and the bytes.
+const UNASKED_BYTES_MAX: u64 = 32 << 10;
 /// How often one upload is continued or begun anew, however much each attempt brought.
 const RESUMES_MAX: u32 = 50;
 
@@ -91,35 +94,43 @@ enum Opened {
 }
 
 impl Registry {
-    /// Brings a blob into a repository: not at all if it is there, from one of `sources` in the same registry if it is in
-    /// one, else from the file. At most four transfers run at a time.
+    /// Brings a blob into a repository: from one of `sources` in the same registry if it is in one, not at all if it is
+    /// there and not small, else from the file.
     pub async fn push_blob(
         &self,
         to: &Repository,
         blob: &Blob<'_>,
         sources: &[Repository],
     ) -> Result<Pushed, RegistryError> {
-        if self.blob_exists(to, blob.digest).await? {
-            return Ok(Pushed::Existed);
-        }
         for source in sources {
             if self.mount_blob(source, to, blob.digest).await? {
                 return Ok(Pushed::Mounted);
             }
         }
-        let _turn = self.transfer().await;
-        let payload = Payload::File(blob.path);
-        self.upload(&Upload { access: Access::push(to), digest: blob.digest, size: blob.size, payload }).await?;
+        if blob.size > UNASKED_BYTES_MAX && self.blob_exists(to, blob.digest).await? {
+            return Ok(Pushed::Existed);
+        }
+        self.send_blob(to, blob).await?;
         Ok(Pushed::Uploaded)
     }
 
-    /// Brings a small blob from memory into a repository, such as a configuration, and returns its digest.
+    /// Sends a blob from a file, whether it is there or not. At most four transfers run at a time.
+    pub async fn send_blob(&self, to: &Repository, blob: &Blob<'_>) -> Result<(), RegistryError> {
+        let _turn = self.transfer().await;
+        let payload = Payload::File(blob.path);
+        self.upload(&Upload { access: Access::push(to), digest: blob.digest, size: blob.size, payload }).await
+    }
+
+    /// Brings a small blob from memory into a repository, if it is not there, and returns its digest.
     pub async fn push_bytes(&self, to: &Repository, bytes: &[u8]) -> Result<Digest, RegistryError> {
         let digest = Digest::of(bytes);
-        if !self.blob_exists(to, &digest).await? {
-            let (size, payload) = (bytes.len() as u64, Payload::Bytes(bytes));
-            self.upload(&Upload { access: Access::push(to), digest: &digest, size, payload }).await?;
-        }
+        if self.blob_exists(to, &digest).await? { Ok(digest) } else { self.send_bytes(to, bytes).await }
+    }
+
+    /// Sends a small blob from memory, whether it is there or not, and returns its digest.
+    pub async fn send_bytes(&self, to: &Repository, bytes: &[u8]) -> Result<Digest, RegistryError> {
+        let (digest, size, payload) = (Digest::of(bytes), bytes.len() as u64, Payload::Bytes(bytes));
+        self.upload(&Upload { access: Access::push(to), digest: &digest, size, payload }).await?;
         Ok(digest)
     }
 
@@ -160,9 +171,9 @@ impl Registry {
         let spool = beside(&spool_directory.join(descriptor.digest.hex()));
         self.fetch_blob(from, descriptor, &spool).await?;
         let blob = Blob { digest: &descriptor.digest, size: descriptor.size, path: &spool };
-        let pushed = self.push_blob(to, &blob, &[]).await;
+        let sent = self.send_blob(to, &blob).await;
         fs::remove_file(&spool).await.map_err(RegistryError::file("remove", &spool))?;
-        pushed
+        sent.map(|()| Pushed::Uploaded)
     }
 
     /// Writes a manifest under a tag, or under its digest, and returns the digest once the registry shows that it holds it.

@@ -39,11 +39,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::{try_join, try_join_all};
+use futures::future::{try_join, try_join_all, try_join3};
 use tokio::sync::watch;
 
 use self::{
     agents::Agents,
+    assemble::Image,
     caching::Caching,
     contexts::Contexts,
     error::{SolveError, StepError},
@@ -57,7 +58,6 @@ use self::{
 };
 pub use self::{mounts::Mounts, rootfs::Roots, stage::StageResult};
 use crate::{
-    image::config::History,
     plan::graph::{Base, Graph, ImageName},
     progress::{Progress, explain},
     registry::{BaseImage, Registry},
@@ -106,6 +106,8 @@ pub struct Solver {
     pub progress: Arc<Progress>,
     /// Time of the image, of new history records and of what COPY, ADD and WORKDIR create: seconds since 1970.
     pub epoch: i64,
+    /// Annotations of the image.
+    pub annotations: BTreeMap<String, String>,
     /// The name of the machine that RUN sees; `None` is the usual one.
     pub hostname: Option<String>,
     /// Whether the layers must be here at the end, cached ones too.
@@ -119,10 +121,10 @@ pub struct Solver {
 /// A finished build.
 #[derive(Debug)]
 pub struct Solved {
-    /// The layers of the image, lowest first.
+    /// The image's documents. The configuration is in the registry, the manifest is not.
+    pub image: Image,
+    /// Its layers, lowest first.
     pub layers: Vec<Arc<StageLayer>>,
-    /// Its history.
-    pub history: Vec<History>,
     /// How long each stage took.
     pub stages: Vec<StageTime>,
     /// Bytes of layers that were sent to the destinations.
@@ -185,11 +187,17 @@ impl Solver {
 
     async fn run_with(&self, reuse: &Reuse) -> Result<Solved, SolveError> {
         let (target, stages) = self.stages(reuse).await?;
-        let bytes_pushed = self.uploader.finish().await?;
+        let config = &self.graph.stages[self.graph.target].config;
+        let history = self.history(self.graph.target)?;
+        let image = assemble::image(config, &target.layers, &history, &self.annotations, self.epoch)
+            .map_err(|_| SolveError::Internal("the documents of an image cannot be written"))?;
+        let is_new = self.caching.as_ref().is_none_or(Caching::is_changed);
+        let (bytes_pushed, ()) =
+            try_join(self.uploader.finish(), self.uploader.document(&image.config, is_new)).await?;
         if self.keeps_layers {
             try_join_all(target.layers.iter().map(|layer| self.layers.blob(layer))).await?;
         }
-        Ok(Solved { layers: target.layers.clone(), history: self.history(self.graph.target)?, stages, bytes_pushed })
+        Ok(Solved { image, layers: target.layers.clone(), stages, bytes_pushed })
     }
 
     /// Runs the stages that are needed, side by side.
@@ -212,7 +220,11 @@ impl Solver {
                 Ok::<_, SolveError>(StageTime { name, duration: started.elapsed() })
             }
         });
-        let (times, _) = try_join(try_join_all(stages), self.fetch_remotes(reuse)).await?;
+        let record = async {
+            self.record(reuse).await;
+            Ok(())
+        };
+        let (times, _, ()) = try_join3(try_join_all(stages), self.fetch_remotes(reuse), record).await?;
         let target =
             slots[self.graph.target].borrow().clone().ok_or(SolveError::Internal("the target stage has no result"))?;
         Ok((target, times))

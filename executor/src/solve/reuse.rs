@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, error::Error, io::Read, sync::Arc};
 
 use futures::{StreamExt, stream};
+use tokio::sync::OnceCell;
 
 use super::{
     Solver,
@@ -36,14 +37,16 @@ pub(super) struct Reuse {
     used: Vec<Option<usize>>,
     /// Which stages somebody needs.
     pub(super) needed: Vec<bool>,
-    /// What the last build was made of.
-    record: Option<Record>,
+    /// Whether all steps of the stages that are needed were found.
+    is_whole: bool,
+    /// What the last build was made of, once somebody has asked.
+    record: OnceCell<Option<Record>>,
 }
 
 impl Reuse {
     /// A build without a cache.
     pub(super) fn nothing(stages: usize) -> Self {
-        Self { needed: vec![true; stages], used: vec![None; stages], ..Self::default() }
+        Self { needed: vec![true; stages], used: vec![None; stages], is_whole: true, ..Self::default() }
     }
 
     /// The position of the first step of a stage that is not taken from the cache together with all before it.
@@ -66,12 +69,16 @@ impl Solver {
         let Choice { entries, needed } = choose::choose(&stages, self.graph.target);
         let used: Vec<Option<usize>> =
             entries.iter().zip(&positions).map(|(entry, positions)| entry.map(|step| positions[step])).collect();
-        let mut reuse = Reuse { definitions, lookups, used, needed, record: None };
+        let reuse = Reuse { definitions, lookups, used, needed, is_whole: false, record: OnceCell::new() };
         let is_whole = |number: usize| positions[number].last().is_none_or(|last| reuse.first_step(number) > *last);
-        if caching.options.reads_steps && !(0..stages.len()).all(|number| !reuse.needed[number] || is_whole(number)) {
-            reuse.record = self.last_record(caching).await;
-        }
-        reuse
+        let is_whole = (0..stages.len()).all(|number| !reuse.needed[number] || is_whole(number));
+        Reuse { is_whole, ..reuse }
+    }
+
+    /// What the last build was made of, for explanations; nobody asks when there is nothing to explain.
+    pub(super) async fn record<'a>(&self, reuse: &'a Reuse) -> Option<&'a Record> {
+        let caching = self.caching.as_ref().filter(|caching| caching.options.reads_steps && !reuse.is_whole)?;
+        reuse.record.get_or_init(|| self.last_record(caching)).await.as_ref()
     }
 
     async fn lookups(&self, caching: &Caching, definitions: &Definitions) -> Vec<Vec<Lookup>> {
@@ -161,7 +168,7 @@ impl Solver {
     }
 
     /// Says why a step was not found.
-    pub(super) fn why(&self, reuse: &Reuse, number: usize, position: usize) -> String {
+    pub(super) async fn why(&self, reuse: &Reuse, number: usize, position: usize) -> String {
         let lookup = reuse.lookups.get(number).and_then(|lookups| lookups.get(position));
         let options = self.caching.as_ref().map(|caching| &caching.options);
         let caches = self
@@ -177,7 +184,7 @@ impl Solver {
                 "it stands on a RUN, and those are not cached (--cache-run-layers=false)".into()
             }
             (Some(Lookup::Entry(..)), _) => "its entry was made from another result of a step".into(),
-            (_, Some(definition)) => self.recorded(number, position, definition).difference(reuse.record.as_ref()),
+            (_, Some(definition)) => self.recorded(number, position, definition).difference(self.record(reuse).await),
         }
     }
 

@@ -224,7 +224,7 @@ impl<'a> StageRun<'a> {
             }
             (caching, _) => {
                 if let Some(caching) = caching {
-                    self.missed(caching, position, step, name);
+                    self.missed(caching, position, step, name).await;
                 }
                 how = How::Fresh(None);
                 let work = self.work(&step.operation).await?;
@@ -260,14 +260,14 @@ impl<'a> StageRun<'a> {
             caching.hit();
             return Ok((Made { layer, created: entry.created }, How::Content(key.clone())));
         }
-        self.missed(caching, position, step, name);
+        self.missed(caching, position, step, name).await;
         let layer = self.make(work, name).await?;
         Ok((Made { layer, created: caching.now }, How::Fresh(content)))
     }
 
     /// Counts a step that has to be made, and says why.
-    fn missed(&self, caching: &Caching, position: usize, step: &Step, name: &StepName) {
-        let reason = self.solver.why(self.reuse, self.number, position);
+    async fn missed(&self, caching: &Caching, position: usize, step: &Step, name: &StepName) {
+        let reason = self.solver.why(self.reuse, self.number, position).await;
         self.solver.progress.step_missed(name, &reason);
         let (stage, instruction) = (self.stage.name.clone(), step.text.clone());
         let line = step.line.try_into().unwrap_or(i64::MAX);

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use futures::future::try_join_all;
 use tokio::{sync::OnceCell, task::JoinSet};
 
 use super::{
@@ -55,6 +56,19 @@ impl Uploader {
         }
     }
 
+    /// Brings a small document into every repository; whether it is there already is only asked where that is likely.
+    pub(super) async fn document(&self, bytes: &[u8], is_new: bool) -> Result<(), SolveError> {
+        let Uploads { registry, repositories, .. } = &*self.uploads;
+        try_join_all(repositories.iter().map(|repository| async move {
+            match is_new {
+                true => registry.send_bytes(repository, bytes).await,
+                false => registry.push_bytes(repository, bytes).await,
+            }
+        }))
+        .await?;
+        Ok(())
+    }
+
     /// Waits until everything that was added is in the registry, and returns how many bytes were sent.
     pub async fn finish(&self) -> Result<i64, SolveError> {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
@@ -98,7 +112,8 @@ impl Uploads {
 
     async fn upload(&self, layer: &Arc<StageLayer>, repository: &Repository) -> Result<(), SolveError> {
         let descriptor = &layer.descriptor;
-        if self.registry.blob_exists(repository, &descriptor.digest).await? {
+        let is_elsewhere = layer.origin.source().is_some();
+        if is_elsewhere && self.registry.blob_exists(repository, &descriptor.digest).await? {
             return Ok(());
         }
         if let Some(ImageSource::Registry(source)) = layer.origin.source()
@@ -108,7 +123,11 @@ impl Uploads {
         }
         let path = self.layers.blob(layer).await?;
         let blob = Blob { digest: &descriptor.digest, size: descriptor.size, path };
-        if self.registry.push_blob(repository, &blob, &[]).await? == Pushed::Uploaded {
+        let pushed = match is_elsewhere {
+            true => self.registry.send_blob(repository, &blob).await.map(|()| Pushed::Uploaded)?,
+            false => self.registry.push_blob(repository, &blob, &[]).await?,
+        };
+        if pushed == Pushed::Uploaded {
             self.bytes.fetch_add(descriptor.size.try_into().unwrap_or(i64::MAX), Ordering::Relaxed);
         }
         Ok(())

@@ -387,7 +387,7 @@ async fn a_forgotten_upload_begins_anew_and_a_lost_answer_is_no_loss() {
         line => panic!("{line}"),
     })
     .await;
-    assert_eq!(push(&server, b"blob", &[]).await.unwrap(), Pushed::Uploaded);
+    assert_eq!(push(&server, &noise(100_000, 6), &[]).await.unwrap(), Pushed::Uploaded);
 }
 
 #[tokio::test]
