@@ -15,7 +15,7 @@ use std::{
     thread,
 };
 
-use futures::future::{join3, try_join, try_join_all};
+use futures::future::{join, try_join, try_join_all};
 use karve_api::{CacheReport, Reason, SourceInfo};
 use karve_dockerfile::{self as dockerfile, diagnostic::Diagnostics, lint::Findings};
 
@@ -78,7 +78,7 @@ const THREADS_MAX: usize = 8;
 /// Builds the image and pushes it, or writes it where the options say.
 ///
 /// Ends early at the timeout, at the limit of the work directory, and when `interrupted` returns the number of a signal.
-/// Whatever the end, the processes of all steps are killed and the work directory is removed.
+/// Whatever the end, the processes of all steps are killed, and the work directory is removed unless it is to be kept.
 pub async fn build(
     options: &Options,
     environment: &Environment,
@@ -175,15 +175,8 @@ async fn make(
     let solver = solver(options, registry, work, mounts, progress, planned, now)?;
     mounts.keep(SavedCaches::of(&solver, &options.plan.platform));
     let finished = solver.run().await;
-    // After a failure the disk is asked whether it was full: nothing of it is given back before.
-    let is_done = finished.is_ok();
-    let clean = async {
-        if is_done {
-            work.remove_roots().await;
-        }
-    };
-    // Side by side: they wait for different things.
-    let (finished, (), ()) = join3(publish(options, registry, &solver, finished), solver.keep(), clean).await;
+    // Side by side: they wait for the same registry, and for different things.
+    let (finished, ()) = join(publish(options, registry, &solver, finished), solver.keep()).await;
     let finished = finished?;
     Ok(Built {
         layers: finished.layers.len().try_into().unwrap_or(i64::MAX),
@@ -305,7 +298,7 @@ pub(crate) fn registry(options: &Options, environment: &Environment) -> Result<R
 
 fn work_directory(options: &Options) -> Result<WorkDirectory, BuildError> {
     let parent = options.work_dir.clone().unwrap_or_else(std::env::temp_dir);
-    WorkDirectory::create(&parent).map_err(|source| BuildError::File { path: parent, source })
+    WorkDirectory::create(&parent, options.keep_work_dir).map_err(|source| BuildError::File { path: parent, source })
 }
 
 /// Reads what `karve context` wrote beside the tree.

@@ -159,6 +159,9 @@ pub struct BuildFlags {
     /// Directory for layers and root file systems; needs a file system that overlayfs accepts [default: a new temporary directory]
     #[arg(long, visible_alias = "kaniko-dir", value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
+    /// Leave everything in the work directory: for a volume that ends with its Pod
+    #[arg(long)]
+    pub keep_work_dir: bool,
     /// What the work directory may take of its disk, in bytes; the build fails when it takes more
     #[arg(long, value_name = "BYTES", hide = true)]
     pub work_limit_bytes: Option<u64>,

@@ -139,6 +139,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// The work directory; `None` makes a temporary one.
     pub work_dir: Option<PathBuf>,
+    /// Leave everything in the work directory.
+    pub keep_work_dir: bool,
     /// What the work directory may take of its disk, in bytes; the build ends when it takes more.
     pub work_limit_bytes: Option<u64>,
     /// What `karve context` wrote.
@@ -225,6 +227,7 @@ impl Options {
             require_userns: isolation(&flags.isolation)?,
             timeout: flags.timeout.as_deref().map(timeout).transpose()?,
             work_dir: flags.work_dir,
+            keep_work_dir: flags.keep_work_dir,
             work_limit_bytes: flags.work_limit_bytes,
             source_info: flags.source_info,
             adopt: flags.adopt.as_deref().map(|image| reference("adopt", image)).transpose()?,

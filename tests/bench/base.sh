@@ -42,5 +42,5 @@ publish_large_base() {
 build_alone() {
   fresh_store
   mkdir "$store/work"
-  measure "$karve" build --context "$1" --no-push --insecure-registry "$registry" --work-dir "$store/work"
+  measure "$karve" build --context "$1" --no-push --insecure-registry "$registry" --work-dir "$store/work" --keep-work-dir
 }

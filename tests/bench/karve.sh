@@ -4,4 +4,4 @@
 set -euo pipefail
 mkdir -p "$store/work"
 exec "$karve" build --context "$1" --destination "$host/$2" --cache-repo "$host/$3" \
-  --insecure --insecure-registry "$host" --work-dir "$store/work"
+  --insecure --insecure-registry "$host" --work-dir "$store/work" --keep-work-dir

@@ -400,7 +400,8 @@ mod tests {
     fn an_image_cannot_pass_its_blob_off_as_a_layer_of_another() {
         let parent = tempfile::tempdir().unwrap();
         let registry = Registry::new(RegistryOptions::default()).unwrap();
-        let layers = Layers::new(registry, Arc::new(WorkDirectory::create(parent.path()).unwrap()), None, None, 1);
+        let layers =
+            Layers::new(registry, Arc::new(WorkDirectory::create(parent.path(), false).unwrap()), None, None, 1);
         let claimed = Digest::of(b"the layer");
         let layer = |blob: &[u8]| {
             let descriptor = Descriptor::of(layer_media_type(Compression::Gzip), blob);

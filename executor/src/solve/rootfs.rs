@@ -72,14 +72,14 @@ impl StageRun<'_> {
         environment.entry("HOME".to_owned()).or_insert_with(|| user.home.clone());
         let lowers = solver.materialise(&mut self.state).await?;
         let below = self.state.view(solver).await?.clone();
-        let upper = solver.work.root_directory("upper").map_err(StepError::Work)?;
+        let upper = solver.work.directory("upper").map_err(StepError::Work)?;
         let index = solver.work.unused("index");
         // Last, for other steps may wait for the caches.
         let mut mounts = self.mounts(&run.mounts, &mut environment).await?;
         let step = request::Step {
             lowers,
             upper: upper.clone(),
-            work: solver.work.root_directory("overlay").map_err(StepError::Work)?,
+            work: solver.work.directory("overlay").map_err(StepError::Work)?,
             mount_point: solver.work.directory("root").map_err(StepError::Work)?,
             arguments: run.arguments.clone(),
             environment,
@@ -173,7 +173,7 @@ impl Solver {
 
     /// A new directory, and what the sandbox needs to unpack layers into it: all are fetched at once.
     async fn target(&self, kind: &str, layers: &[Arc<StageLayer>]) -> Result<UnpackDirectory, StepError> {
-        let directory = self.work.root_directory(kind).map_err(StepError::Work)?;
+        let directory = self.work.directory(kind).map_err(StepError::Work)?;
         let layers = try_join_all(layers.iter().map(|layer| self.packed(layer))).await?;
         Ok(UnpackDirectory { directory, layers })
     }

@@ -36,19 +36,21 @@ const DISK_FULL_BELOW_BYTES: u64 = 1 << 20;
 const REMOVE_TRIES: usize = 20;
 const REMOVE_WAIT: Duration = Duration::from_millis(100);
 
-/// A directory of the build's own below the one that was given; removed when dropped.
+/// A directory of the build's own below the one that was given; removed when dropped, unless it is kept.
 #[derive(Debug)]
 pub struct WorkDirectory {
     root: tempfile::TempDir,
+    is_kept: bool,
     next: AtomicUsize,
 }
 
 impl WorkDirectory {
-    /// Makes the directory below `parent`, which is created when missing.
-    pub fn create(parent: &Path) -> io::Result<Self> {
+    /// Makes the directory below `parent`, which is created when missing. What is kept is somebody else's to remove: a
+    /// volume that ends with its Pod is gone sooner than its files one by one.
+    pub fn create(parent: &Path, is_kept: bool) -> io::Result<Self> {
         fs::create_dir_all(parent)?;
-        let root = tempfile::Builder::new().prefix("karve-").tempdir_in(parent)?;
-        Ok(Self { root, next: AtomicUsize::new(0) })
+        let root = tempfile::Builder::new().prefix("karve-").disable_cleanup(is_kept).tempdir_in(parent)?;
+        Ok(Self { root, is_kept, next: AtomicUsize::new(0) })
     }
 
     /// The directory itself.
@@ -65,13 +67,6 @@ impl WorkDirectory {
     pub fn directory(&self, kind: &str) -> io::Result<PathBuf> {
         let path = self.unused(kind);
         fs::create_dir(&path)?;
-        Ok(path)
-    }
-
-    /// A new empty directory for what a step sees as its root or changes of it, named for what it holds.
-    pub fn root_directory(&self, kind: &str) -> io::Result<PathBuf> {
-        let path = self.roots().join(format!("{kind}-{}", self.next.fetch_add(1, Ordering::Relaxed)));
-        fs::create_dir_all(&path)?;
         Ok(path)
     }
 
@@ -110,6 +105,9 @@ impl WorkDirectory {
 
     /// Removes the directory. Processes that were killed a moment ago may still make files in it, so it tries for a while.
     pub async fn remove(&self) {
+        if self.is_kept {
+            return;
+        }
         for _ in 0..REMOVE_TRIES {
             let path = self.path().to_owned();
             match spawn_blocking(move || remove_all(&path)).await.map_err(io::Error::other).flatten() {
@@ -119,21 +117,6 @@ impl WorkDirectory {
             }
             sleep(REMOVE_WAIT).await;
         }
-    }
-
-    /// Removes the root file systems, once no step needs one. What of them cannot be removed yet goes with the directory.
-    pub async fn remove_roots(&self) {
-        let path = self.roots();
-        match spawn_blocking(move || remove_all(&path)).await.map_err(io::Error::other).flatten() {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::debug!(%error, "root file systems cannot be removed yet");
-            }
-            _ => {}
-        }
-    }
-
-    fn roots(&self) -> PathBuf {
-        self.root.path().join("roots")
     }
 
     /// Bytes that the disk has left for users without privileges; as many as one can say where it does not tell.
@@ -175,6 +158,9 @@ fn disk_usage(root: BorrowedFd<'_>) -> u64 {
 
 impl Drop for WorkDirectory {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         if let Err(error) = remove_all(self.path()) {
             tracing::debug!(%error, "the work directory remains");
         }
@@ -189,7 +175,7 @@ mod tests {
 
     fn work() -> (tempfile::TempDir, WorkDirectory) {
         let parent = tempfile::tempdir().unwrap();
-        let work = WorkDirectory::create(parent.path()).unwrap();
+        let work = WorkDirectory::create(parent.path(), false).unwrap();
         (parent, work)
     }
 
@@ -222,22 +208,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn root_file_systems_go_first() {
-        let (_parent, work) = work();
-        work.remove_roots().await;
-        let (root, layer) = (work.root_directory("upper").unwrap(), work.unused("layer"));
-        fs::write(root.join("file"), "").unwrap();
-        fs::write(&layer, "").unwrap();
-        work.remove_roots().await;
-        assert!(!root.exists() && layer.exists());
-    }
-
-    #[tokio::test]
     async fn what_was_removed_is_gone_and_may_be_removed_again() {
         let (parent, work) = work();
         fs::write(work.unused("layer"), "").unwrap();
         work.remove().await;
         work.remove().await;
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let work = WorkDirectory::create(parent.path(), true).unwrap();
+        let layer = work.unused("layer");
+        fs::write(&layer, "").unwrap();
+        work.remove().await;
+        drop(work);
+        assert!(layer.exists());
     }
 }

@@ -65,6 +65,7 @@ fn args(object: &ImageBuild, attempt: &Attempt, settings: &Settings) -> Vec<Stri
     args.extend(secrets.map(|(index, secret)| format!("--secret=id={},src=/karve/secrets/{index}/value", secret.id)));
     args.push("--source-info=/karve/context/source.json".to_owned());
     args.push("--work-dir=/karve/work".to_owned());
+    args.push("--keep-work-dir".to_owned());
     args.push(format!("--work-limit-bytes={}", settings.stop_at_bytes()));
     args.push("--report=/dev/termination-log".to_owned());
     args.push(format!("--nonce={}", names::nonce(&uid, attempt.number, attempt.attempt)));
