@@ -97,7 +97,7 @@ pub struct FileContent {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Location {
     /// Here. Used for small files that rules need (`/etc/passwd`, `/etc/group`) and for heredocs.
-    Inline(#[serde(with = "lossless_shared")] Arc<[u8]>),
+    Inline(#[serde(with = "lossless")] Arc<[u8]>),
     /// In the layer with this diffID, at this path. Must be extracted before it can be read.
     Layer(Digest, TreePath),
     /// In the build context (main or named by number), at this path.
@@ -114,23 +114,6 @@ impl fmt::Debug for Location {
             Self::Context(number, path) => write!(formatter, "Context({number}, {path})"),
             Self::Spool(path) => write!(formatter, "Spool({})", path.display()),
         }
-    }
-}
-
-/// [`lossless`] for shared bytes.
-mod lossless_shared {
-    use std::sync::Arc;
-
-    use serde::{Deserializer, Serializer};
-
-    use super::lossless;
-
-    pub(super) fn serialize<S: Serializer>(bytes: &Arc<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
-        lossless::serialize(bytes, serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[u8]>, D::Error> {
-        Ok(lossless::deserialize(deserializer)?.into())
     }
 }
 

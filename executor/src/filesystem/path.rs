@@ -1,17 +1,19 @@
 //! Paths inside an image or a build context.
 
-use std::{cmp::Ordering, fmt};
+use std::{cmp::Ordering, fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A normalised path relative to the root of a tree: bytes without a leading or trailing slash and without empty, `.` or
 /// `..` components. The root is the empty path. A parent sorts before its children, and these before its next sibling.
-#[derive(Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub struct TreePath(#[serde(with = "lossless")] Vec<u8>);
+///
+/// Clones share their bytes: a million files have each of their paths once, wherever it is kept. The root has none.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct TreePath(Option<Arc<[u8]>>);
 
 impl TreePath {
     /// The root of the tree.
-    pub const ROOT: Self = Self(Vec::new());
+    pub const ROOT: Self = Self(None);
 
     /// Cleans a path as if it stood below the root: `..` at the root stays at the root.
     pub fn clean(text: &[u8]) -> Self {
@@ -25,29 +27,34 @@ impl TreePath {
                 part => parts.push(part),
             }
         }
-        Self(parts.join(&b'/'))
+        Self::new(&parts.join(&b'/'))
+    }
+
+    /// Takes bytes as they are.
+    fn new(bytes: &[u8]) -> Self {
+        Self((!bytes.is_empty()).then(|| bytes.into()))
     }
 
     /// Appends a path, cleaning the result.
     #[must_use]
     pub fn join(&self, tail: &[u8]) -> Self {
-        Self::clean(&[&self.0[..], tail].join(&b'/'))
+        Self::clean(&[self.as_bytes(), tail].join(&b'/'))
     }
 
     /// Appends one component that is known to be a plain name.
     #[must_use]
     pub fn child(&self, name: &[u8]) -> Self {
-        if self.is_root() { Self(name.to_vec()) } else { Self([&self.0[..], name].join(&b'/')) }
+        if self.is_root() { Self::new(name) } else { Self::new(&[self.as_bytes(), name].join(&b'/')) }
     }
 
     /// Returns the bytes, without a leading slash.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        self.0.as_deref().unwrap_or_default()
     }
 
     /// Whether this is the root.
     pub const fn is_root(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Returns the directory above, or `None` for the root.
@@ -55,17 +62,18 @@ impl TreePath {
         if self.is_root() {
             return None;
         }
-        Some(self.0.iter().rposition(|byte| *byte == b'/').map_or(Self::ROOT, |slash| Self(self.0[..slash].to_vec())))
+        let bytes = self.as_bytes();
+        Some(bytes.iter().rposition(|byte| *byte == b'/').map_or(Self::ROOT, |slash| Self::new(&bytes[..slash])))
     }
 
     /// Returns the last component, or an empty name for the root.
     pub fn name(&self) -> &[u8] {
-        self.0.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+        self.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default()
     }
 
     /// Iterates over the components from the root down.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.split(|byte| *byte == b'/').filter(|part| !part.is_empty())
+        self.as_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty())
     }
 
     /// Returns the rest of this path below `base`: the root for `base` itself, `None` outside of it.
@@ -73,14 +81,17 @@ impl TreePath {
         if base.is_root() {
             return Some(self.clone());
         }
-        let rest = self.0.strip_prefix(&base.0[..])?;
-        if rest.is_empty() { Some(Self::ROOT) } else { Some(Self(rest.strip_prefix(b"/")?.to_vec())) }
+        let rest = self.as_bytes().strip_prefix(base.as_bytes())?;
+        if rest.is_empty() { Some(Self::ROOT) } else { Some(Self::new(rest.strip_prefix(b"/")?)) }
     }
 
     /// Whether this is `other` or lies below it.
     pub fn starts_with(&self, other: &Self) -> bool {
         other.is_root()
-            || self.0.strip_prefix(&other.0[..]).is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
+            || self
+                .as_bytes()
+                .strip_prefix(other.as_bytes())
+                .is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
     }
 }
 
@@ -98,7 +109,20 @@ impl PartialOrd for TreePath {
 
 impl fmt::Display for TreePath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "/{}", self.0.escape_ascii())
+        write!(formatter, "/{}", self.as_bytes().escape_ascii())
+    }
+}
+
+impl Serialize for TreePath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        lossless::serialize(self.as_bytes(), serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TreePath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes: Arc<[u8]> = lossless::deserialize(deserializer)?;
+        Ok(Self((!bytes.is_empty()).then_some(bytes)))
     }
 }
 
@@ -110,29 +134,46 @@ impl fmt::Debug for TreePath {
 
 /// Byte strings in JSON: text where they are UTF-8, else an array of numbers.
 pub mod lossless {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::{fmt, marker::PhantomData};
 
-    #[derive(Serialize, Deserialize)]
-    #[serde(untagged)]
-    enum Form<'a> {
-        Text(std::borrow::Cow<'a, str>),
-        Bytes(std::borrow::Cow<'a, [u8]>),
-    }
+    use serde::{
+        Deserializer, Serialize, Serializer,
+        de::{Error, SeqAccess, Visitor},
+    };
 
     /// Writes the bytes.
     pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(bytes) {
-            Ok(text) => Form::Text(text.into()).serialize(serializer),
-            Err(_) => Form::Bytes(bytes.into()).serialize(serializer),
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => bytes.serialize(serializer),
         }
     }
 
     /// Reads what [`serialize`] wrote.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        Ok(match Form::deserialize(deserializer)? {
-            Form::Text(text) => text.into_owned().into_bytes(),
-            Form::Bytes(bytes) => bytes.into_owned(),
-        })
+    pub fn deserialize<'de, D: Deserializer<'de>, T: for<'a> From<&'a [u8]>>(deserializer: D) -> Result<T, D::Error> {
+        deserializer.deserialize_any(Bytes(PhantomData))
+    }
+
+    struct Bytes<T>(PhantomData<T>);
+
+    impl<'de, T: for<'a> From<&'a [u8]>> Visitor<'de> for Bytes<T> {
+        type Value = T;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("text or an array of bytes")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+            Ok(text.as_bytes().into())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<T, A::Error> {
+            let mut bytes = Vec::new();
+            while let Some(byte) = numbers.next_element()? {
+                bytes.push(byte);
+            }
+            Ok(bytes[..].into())
+        }
     }
 }
 
