@@ -7,7 +7,7 @@ use karve_dockerfile::diagnostic::{Diagnostics, Fault};
 
 use crate::{
     agent::AgentError,
-    context::{budget::VOLUME_SIZE_HINT, directory::DirectoryError, view::BuildContextError},
+    context::{budget::VOLUME_SIZE_HINT, directory::DirectoryError},
     image::platform::InvalidPlatform,
     registry::RegistryError,
     solve::error::{SolveError, reason_of, reason_of_registry},
@@ -19,9 +19,6 @@ pub enum BuildError {
     /// The context or the Dockerfile cannot be read.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The context cannot be listed.
-    #[error(transparent)]
-    Context(#[from] BuildContextError),
     /// The Dockerfile is wrong.
     #[error("{}", .diagnostics.render(.file))]
     Dockerfile {
@@ -124,7 +121,7 @@ impl BuildError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Directory(DirectoryError::DockerfileNotFound { .. }) => Reason::FileNotFound,
-            Self::Directory(_) | Self::Context(_) => Reason::ContextInvalid,
+            Self::Directory(_) => Reason::ContextInvalid,
             Self::Dockerfile { diagnostics, .. } => match diagnostics.fault() {
                 Fault::Mistake => Reason::DockerfileInvalid,
                 Fault::StageNotFound => Reason::StageNotFound,

@@ -20,7 +20,7 @@ use rustix::{
 use thiserror::Error;
 
 use super::walk;
-use crate::filesystem::{entry::Change, path::TreePath};
+use crate::filesystem::{path::TreePath, view::View};
 
 /// The largest Dockerfile or ignore file, in bytes.
 pub const DOCKERFILE_BYTES_MAX: u64 = karve_dockerfile::DOCKERFILE_BYTES_MAX as u64;
@@ -121,12 +121,12 @@ impl Directory {
         }
     }
 
-    /// Lists what the ignore patterns leave, sorted, parents first, beginning with the root.
+    /// Lists what the ignore patterns leave.
     ///
-    /// Owner and group are 0. Files are at `Location::Context(number, path)` without a digest; a second name of a file is a
-    /// hard link to the first one in order; a socket becomes an empty file. A directory that is excluded is listed only
+    /// Owner and group are 0. Files are at `Location::Context(number, path)` without a digest; the names of one file are names
+    /// of one file; a socket becomes an empty file. A directory that is excluded is listed only
     /// where it holds something that an exception includes.
-    pub fn scan(&self, number: usize, ignore: &Patterns) -> Result<Vec<Change>, DirectoryError> {
+    pub fn scan(&self, number: usize, ignore: &Patterns) -> Result<View, DirectoryError> {
         walk::list(self.root.as_fd(), number, ignore)
     }
 
@@ -285,7 +285,7 @@ mod tests {
 
     #[track_caller]
     fn check(directory: &Directory, ignore: &str, expected: &[&str]) {
-        let changes = directory.scan(0, &Patterns::parse(ignore).unwrap()).unwrap();
+        let changes = directory.scan(0, &Patterns::parse(ignore).unwrap()).unwrap().changes();
         let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
         assert_eq!(paths, expected);
     }
@@ -329,7 +329,7 @@ mod tests {
         fs::hard_link(path("b"), path("a")).unwrap();
         let _listener = UnixListener::bind(path("socket")).unwrap();
         rustix::fs::mkfifoat(CWD, path("fifo"), Mode::from_raw_mode(0o600)).unwrap();
-        let changes = directory.scan(3, &Patterns::default()).unwrap();
+        let changes = directory.scan(3, &Patterns::default()).unwrap().changes();
         let [_, first, second, fifo, socket] = &changes[..] else { panic!("{changes:?}") };
         let Action::Put(metadata, Kind::File(content)) = &first.action else { panic!("{first:?}") };
         assert_eq!((metadata.mode, metadata.uid, metadata.gid, metadata.mtime), (0o4750, 0, 0, 0));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! init container:  Source -> fetch -> OUTPUT/tree, then OUTPUT/source.json
-//! build container: OUTPUT/tree -> Directory -> Dockerfile, ignore patterns, Vec<Change>, open files
+//! build container: OUTPUT/tree -> Directory -> Dockerfile, ignore patterns, view, open files
 //! ```
 //!
 //! `fetch` is the only part with a network, and holds the source's credentials only. What it writes is complete once

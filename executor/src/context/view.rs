@@ -8,11 +8,7 @@ use super::{
     directory::{Directory, DirectoryError},
     hash::{self, UnreadableFile},
 };
-use crate::filesystem::{
-    entry::Location,
-    path::TreePath,
-    view::{View, ViewError},
-};
+use crate::filesystem::{entry::Location, path::TreePath, view::View};
 
 /// The files that COPY and ADD may read. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -22,22 +18,10 @@ pub struct BuildContext {
     pub view: View,
 }
 
-/// Why the context cannot be listed.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildContextError {
-    /// The directory cannot be read.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// Its entries do not fit together; it changed while it was read.
-    #[error("the build context changed while it was listed")]
-    Changed(#[from] ViewError),
-}
-
 impl BuildContext {
     /// Lists the directory, without what the patterns exclude. Its files say that they are of the context of this number.
-    pub fn scan(directory: Directory, number: usize, ignore: &Patterns) -> Result<Self, BuildContextError> {
-        let mut view = View::empty();
-        view.apply(&directory.scan(number, ignore)?)?;
+    pub fn scan(directory: Directory, number: usize, ignore: &Patterns) -> Result<Self, DirectoryError> {
+        let view = directory.scan(number, ignore)?;
         Ok(Self { directory: Some(Arc::new(directory)), view })
     }
 
@@ -48,14 +32,15 @@ impl BuildContext {
 
     /// Reads the files that `wanted` names, on `threads` threads, so that the view has their digests.
     pub fn hash(&mut self, wanted: &dyn Fn(&TreePath) -> bool, threads: usize) -> Result<(), UnreadableFile> {
-        let view = std::mem::take(&mut self.view);
+        let mut view = std::mem::take(&mut self.view);
         let open = |location: &Location| match location {
             Location::Context(_, path) => self.open(path),
             Location::Spool(path) => File::open(path),
             Location::Inline(_) | Location::Layer(..) => Err(io::ErrorKind::Unsupported.into()),
         };
-        self.view = hash::hash(view, wanted, &open, threads)?;
-        Ok(())
+        let hashed = hash::hash(&mut view, wanted, &open, threads);
+        self.view = view;
+        hashed
     }
 
     /// Opens a file of the view.

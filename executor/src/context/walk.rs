@@ -1,4 +1,4 @@
-//! Lists a directory tree through descriptors: a root descriptor and ignore patterns go in, sorted changes come out.
+//! Lists a directory tree through descriptors: a root descriptor and ignore patterns go in, a view comes out.
 //!
 //! Each directory is opened by its full path with `openat2(BENEATH | NO_SYMLINKS)`, so that the number of open descriptors
 //! does not grow with the depth and no link is followed, whoever swaps one in.
@@ -21,8 +21,9 @@ use rustix::{
 
 use super::directory::DirectoryError;
 use crate::filesystem::{
-    entry::{Action, Change, Device, FileContent, Kind, Location, Metadata, Xattr},
+    entry::{Device, FileContent, Kind, Location, Metadata, Xattr},
     path::TreePath,
+    view::{Node, View},
 };
 
 /// The most entries that a listing may have.
@@ -35,23 +36,25 @@ pub(super) const PATH_BYTES_MAX: usize = 4095;
 const XATTR_BYTES_MAX: usize = 64 * 1024;
 
 /// Lists the tree below `root`; the contract is that of `Directory::scan`.
-pub(super) fn list(root: BorrowedFd<'_>, number: usize, ignore: &Patterns) -> Result<Vec<Change>, DirectoryError> {
+pub(super) fn list(root: BorrowedFd<'_>, number: usize, ignore: &Patterns) -> Result<View, DirectoryError> {
     let mut walk = Walk {
         root,
         number,
         ignore,
-        found: Vec::new(),
+        view: View::empty(),
+        entries: 0,
+        first_names: HashMap::new(),
         excluded: BTreeMap::new(),
         pending: vec![TreePath::ROOT],
         buffer: vec![0; XATTR_BYTES_MAX],
     };
     let directory = open_directory(root, &TreePath::ROOT).map_err(|errno| unreadable(&TreePath::ROOT, errno))?;
-    let entry = walk.describe(directory.as_fd(), TreePath::ROOT, c".")?;
-    walk.found.push(entry);
+    let entry = walk.describe(directory.as_fd(), &TreePath::ROOT, c".")?;
+    walk.add(&TreePath::ROOT, entry);
     while let Some(directory) = walk.pending.pop() {
         walk.enter(&directory)?;
     }
-    Ok(link(walk.found))
+    Ok(walk.view)
 }
 
 /// Opens a directory below `root` for reading, following no link.
@@ -61,7 +64,7 @@ pub(super) fn open_directory(root: BorrowedFd<'_>, path: &TreePath) -> Result<Ow
     openat2(root, text, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
 }
 
-/// Returns the names in an open directory, in no order.
+/// Returns the names in an open directory, sorted: which name of a file is met first does not depend on the file system.
 pub(super) fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
@@ -70,6 +73,7 @@ pub(super) fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
             names.push(entry.file_name().to_owned());
         }
     }
+    names.sort();
     Ok(names)
 }
 
@@ -77,7 +81,7 @@ pub(super) fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
 type Inode = (u64, u64);
 
 struct Found {
-    change: Change,
+    node: Node,
     inode: Option<Inode>,
 }
 
@@ -85,7 +89,10 @@ struct Walk<'a> {
     root: BorrowedFd<'a>,
     number: usize,
     ignore: &'a Patterns,
-    found: Vec<Found>,
+    view: View,
+    entries: usize,
+    /// The files that have several names.
+    first_names: HashMap<Inode, Node>,
     /// Directories that are excluded and walked all the same, listed once something below them is.
     excluded: BTreeMap<TreePath, Found>,
     pending: Vec<TreePath>,
@@ -105,13 +112,13 @@ impl Walk<'_> {
             if excluded && !self.ignore.may_contain_exception(child.as_bytes()) {
                 continue;
             }
-            let entry = self.describe(directory.as_fd(), child.clone(), &name)?;
-            let is_directory = matches!(entry.change.action, Action::Put(_, Kind::Directory));
+            let entry = self.describe(directory.as_fd(), &child, &name)?;
+            let is_directory = entry.node.is_directory();
             if is_directory {
                 self.pending.push(child.clone());
             }
             if !excluded {
-                self.include(entry, path)?;
+                self.include(&child, entry)?;
             } else if is_directory {
                 self.excluded.insert(child, entry);
             }
@@ -120,30 +127,45 @@ impl Walk<'_> {
     }
 
     /// Adds an entry, and the directories above it that were excluded.
-    fn include(&mut self, entry: Found, parent: &TreePath) -> Result<(), DirectoryError> {
-        self.found.push(entry);
-        let mut parent = Some(parent.clone());
+    fn include(&mut self, path: &TreePath, entry: Found) -> Result<(), DirectoryError> {
+        self.add(path, entry);
+        let mut parent = path.parent();
         while let Some(path) = parent
             && let Some(entry) = self.excluded.remove(&path)
         {
-            self.found.push(entry);
+            self.add(&path, entry);
             parent = path.parent();
         }
-        if self.found.len() > ENTRIES_MAX {
+        if self.entries > ENTRIES_MAX {
             return Err(DirectoryError::TooManyEntries { limit: ENTRIES_MAX });
         }
         Ok(())
     }
 
+    fn add(&mut self, path: &TreePath, entry: Found) {
+        self.entries += 1;
+        match (entry.node, entry.inode) {
+            // What is below it may be there already.
+            (Node::Directory(directory), _) => {
+                self.view.make_directory(path).metadata = directory.metadata.clone();
+            }
+            (node, None) => self.view.insert(path, node),
+            (node, Some(inode)) => {
+                let node = self.first_names.entry(inode).or_insert(node).clone();
+                self.view.insert(path, node);
+            }
+        }
+    }
+
     fn describe(
         &mut self,
         directory: BorrowedFd<'_>,
-        path: TreePath,
+        path: &TreePath,
         name: &std::ffi::CStr,
     ) -> Result<Found, DirectoryError> {
-        let failed = |errno| unreadable(&path, errno);
+        let failed = |errno| unreadable(path, errno);
         let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-        let kind = self.kind(directory, &path, name, &stat).map_err(failed)?;
+        let kind = self.kind(directory, path, name, &stat).map_err(failed)?;
         let xattrs = match kind {
             Kind::Directory | Kind::File(_) => self.xattrs(directory, name).map_err(failed)?,
             _ => Vec::new(),
@@ -151,7 +173,7 @@ impl Walk<'_> {
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         let inode = (is_file && stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
         let metadata = Metadata { mode: stat.st_mode & 0o7777, uid: 0, gid: 0, mtime: stat.st_mtime, xattrs };
-        Ok(Found { change: Change { path, action: Action::Put(metadata, kind) }, inode })
+        Ok(Found { node: Node::new(metadata, kind), inode })
     }
 
     fn kind(
@@ -202,24 +224,6 @@ impl Walk<'_> {
         xattrs.sort();
         Ok(xattrs)
     }
-}
-
-/// Sorts the entries and turns every further name of a file into a link to its first one.
-fn link(mut found: Vec<Found>) -> Vec<Change> {
-    found.sort_by(|left, right| left.change.path.cmp(&right.change.path));
-    let mut first_names: HashMap<Inode, TreePath> = HashMap::new();
-    let mut changes = Vec::with_capacity(found.len());
-    for Found { mut change, inode } in found {
-        if let Some(inode) = inode {
-            if let Some(first) = first_names.get(&inode) {
-                change.action = Action::HardLink(first.clone());
-            } else {
-                first_names.insert(inode, change.path.clone());
-            }
-        }
-        changes.push(change);
-    }
-    changes
 }
 
 fn unreadable(path: &TreePath, errno: Errno) -> DirectoryError {

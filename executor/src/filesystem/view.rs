@@ -13,6 +13,7 @@ use super::{
     entry::{Action, Change, FileContent, Kind, Location, Metadata},
     path::TreePath,
 };
+use crate::image::digest::Digest;
 
 mod apply;
 mod digest;
@@ -126,9 +127,14 @@ impl View {
         changes
     }
 
+    /// Gives files the digests of their bytes. The names of one file stay names of one file.
+    pub(crate) fn give_digests(&mut self, digests: &HashMap<*const FileNode, Digest>) {
+        give_digests(&mut self.root, digests, &mut HashMap::new());
+    }
+
     /// Puts a node at a path, replacing what is there. Directories on the way that are missing are made; what is in the
     /// way and no directory is replaced. At the root only a directory has an effect.
-    pub(super) fn insert(&mut self, path: &TreePath, node: Node) {
+    pub(crate) fn insert(&mut self, path: &TreePath, node: Node) {
         match path.parent() {
             Some(parent) => {
                 self.make_directory(&parent).children.insert(path.name().into(), node);
@@ -139,7 +145,7 @@ impl View {
     }
 
     /// Returns the directory at a path for changing; makes it, and the directories on the way to it, if need be.
-    pub(super) fn make_directory(&mut self, path: &TreePath) -> &mut Directory {
+    pub(crate) fn make_directory(&mut self, path: &TreePath) -> &mut Directory {
         path.components().fold(self.root.make_directory(), |directory, name| {
             directory
                 .children
@@ -163,7 +169,7 @@ impl Node {
     }
 
     /// Makes the entry that a [`Action::Put`] describes.
-    pub(super) fn new(metadata: Metadata, kind: Kind) -> Self {
+    pub(crate) fn new(metadata: Metadata, kind: Kind) -> Self {
         match kind {
             Kind::Directory => Self::directory(metadata),
             kind => Self::File(Arc::new(FileNode { metadata, kind })),
@@ -199,6 +205,14 @@ impl Node {
         }
     }
 
+    /// Returns what this is, but for a directory.
+    pub const fn as_file(&self) -> Option<&Arc<FileNode>> {
+        match self {
+            Self::Directory(_) => None,
+            Self::File(file) => Some(file),
+        }
+    }
+
     /// Returns the content of the regular file that this is.
     pub fn content(&self) -> Option<&FileContent> {
         match self.kind() {
@@ -230,6 +244,39 @@ impl Node {
         let Self::Directory(directory) = self else { unreachable!("a file was replaced by a directory just now") };
         changing(directory)
     }
+}
+
+fn give_digests(
+    node: &mut Node,
+    digests: &HashMap<*const FileNode, Digest>,
+    shared: &mut HashMap<*const FileNode, Arc<FileNode>>,
+) {
+    match node {
+        Node::Directory(directory) => {
+            changing(directory).children.values_mut().for_each(|child| give_digests(child, digests, shared));
+        }
+        Node::File(file) => {
+            let known = Arc::as_ptr(file);
+            let Some(digest) = digests.get(&known) else { return };
+            if let Some(copy) = shared.get(&known) {
+                *file = Arc::clone(copy);
+                return;
+            }
+            let is_shared = may_have_more_names(file);
+            if let Kind::File(content) = &mut Arc::make_mut(file).kind {
+                content.digest = Some(digest.clone());
+            }
+            if is_shared {
+                shared.insert(known, Arc::clone(file));
+            }
+        }
+    }
+}
+
+/// Whether a file of a view may have further names there: all but a few have one, which need not be remembered.
+pub(crate) fn may_have_more_names(file: &Arc<FileNode>) -> bool {
+    // Each name holds it, and whoever else has the view.
+    Arc::strong_count(file) > 1
 }
 
 /// Takes a directory for changing: its own copy if others have it too, and without the digest, which ends here.
@@ -278,6 +325,7 @@ impl Names {
     /// Describes a node at a path. Paths must come in the order in which they will be written.
     pub(super) fn change(&mut self, path: TreePath, node: &Node) -> Change {
         if let Node::File(file) = node
+            && may_have_more_names(file)
             && let Some(first) = self.0.insert(Arc::as_ptr(file), path.clone())
         {
             self.0.insert(Arc::as_ptr(file), first.clone());

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     context::{
-        directory::Directory,
-        view::{BuildContext, BuildContextError},
+        directory::{Directory, DirectoryError},
+        view::BuildContext,
     },
     filesystem::{
         entry::{Action, Change, FileContent, Kind, Location, Metadata},
@@ -130,7 +130,7 @@ fn view_of(fetched: FetchedSource) -> Result<View, SolveError> {
 }
 
 /// Lists a directory by its own `.dockerignore`.
-fn list(path: &str, number: usize) -> Result<BuildContext, BuildContextError> {
+fn list(path: &str, number: usize) -> Result<BuildContext, DirectoryError> {
     let directory = Directory::open(path)?;
     let ignore = directory.ignore()?;
     BuildContext::scan(directory, number, &ignore)

@@ -11,7 +11,7 @@ use karve_dockerfile::{chmod::InvalidChmod, ignore::IgnoreError};
 
 use super::remote::RemoteError;
 use crate::{
-    context::{directory::DirectoryError, hash::UnreadableFile, view::BuildContextError},
+    context::{directory::DirectoryError, hash::UnreadableFile},
     filesystem::{copy::CopyError, path::TreePath, users::UserError, view::ViewError},
     image::digest::Digest,
     layer::error::LayerError,
@@ -86,7 +86,7 @@ pub enum SolveError {
         /// The name that `--build-context` gives it.
         name: String,
         /// Why.
-        source: Box<BuildContextError>,
+        source: Box<DirectoryError>,
     },
     /// A file of the work directory cannot be read or written.
     #[error("cannot use `{}`", path.display())]
@@ -253,8 +253,8 @@ impl SolveError {
             Self::DiffId { .. } | Self::Base(_) | Self::LayerMediaType { .. } => Reason::DockerfileInvalid,
             Self::RemoteContext { source, .. } => source.reason(),
             Self::NamedContext { source, .. } => match **source {
-                BuildContextError::Directory(DirectoryError::Open { .. }) => Reason::ContextNotFound,
-                BuildContextError::Directory(_) | BuildContextError::Changed(_) => Reason::ContextInvalid,
+                DirectoryError::Open { .. } => Reason::ContextNotFound,
+                _ => Reason::ContextInvalid,
             },
             Self::Context { source, .. } | Self::File { source, .. } => reason_of(source),
             Self::Cached { source, .. } => match reason_of_chain(&**source) {

@@ -382,7 +382,7 @@ fn first_of(
 /// Lists a checked-out tree, which nobody else writes to.
 fn list(path: &Path) -> Result<View, RemoteError> {
     let directory = Directory::open(&path.to_string_lossy())?;
-    let changes = directory.scan(0, &Patterns::default())?;
+    let changes = directory.scan(0, &Patterns::default())?.changes();
     let mut changes = relocate(changes, &mut |location| match location {
         Location::Context(_, file) => Some(Location::Spool(path.join(OsStr::from_bytes(file.as_bytes())))),
         _ => None,

@@ -9,7 +9,7 @@ use super::{Copier, CopyError};
 use crate::filesystem::{
     entry::Kind,
     path::TreePath,
-    view::{FileNode, Node},
+    view::{FileNode, Node, may_have_more_names},
 };
 
 /// A directory being copied.
@@ -44,7 +44,11 @@ impl Copier<'_> {
                 match node {
                     Node::Directory(_) => self.make_directory(&mut tree, &relative)?,
                     Node::File(file) => {
-                        let copied = tree.files.entry(Arc::as_ptr(file)).or_insert_with(|| self.copied(file)).clone();
+                        let copied = if may_have_more_names(file) {
+                            tree.files.entry(Arc::as_ptr(file)).or_insert_with(|| self.copied(file)).clone()
+                        } else {
+                            self.copied(file)
+                        };
                         self.target.put_file(tree.destination.join(relative.as_bytes()), copied)?;
                     }
                 }

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::{Directory, FileNode, Node, View};
+use super::{Directory, FileNode, Node, View, may_have_more_names};
 use crate::{
     filesystem::{
         entry::{Action, Change, Kind, Metadata},
@@ -74,7 +74,8 @@ impl View {
 
 fn count_names(node: &Node, names: &mut HashMap<*const FileNode, u64>) {
     match node {
-        Node::File(file) => *names.entry(Arc::as_ptr(file)).or_default() += 1,
+        Node::File(file) if may_have_more_names(file) => *names.entry(Arc::as_ptr(file)).or_default() += 1,
+        Node::File(_) => {}
         Node::Directory(directory) => directory.children().for_each(|(_, child)| count_names(child, names)),
     }
 }
