@@ -48,14 +48,14 @@ const ZSTD_LEVEL: i32 = 3;
 /// More threads than this do not help: reading and hashing are the bottleneck by then.
 const THREADS_MAX: usize = 64;
 
-/// Blocks in flight for each thread: one being compressed, one waiting.
-const BLOCKS_PER_THREAD: usize = 2;
+/// Blocks in flight beside those being compressed, one for each thread: they wait for a thread, or for their turn to be written.
+const BLOCKS_WAITING: usize = 2;
 
 /// Bytes moved at once, and the size of the read-ahead's pieces.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 
-/// Pieces that the inflating thread may be ahead of its reader: 8 MiB.
-const PIECES_AHEAD: usize = 32;
+/// Pieces that the inflating thread may be ahead of its reader: 2 MiB, for each layer that is read.
+const PIECES_AHEAD: usize = 8;
 
 /// Hashes and counts what passes through.
 struct Hashing<W> {
@@ -197,7 +197,7 @@ struct Gzip<W> {
 
 impl<W: Write> Gzip<W> {
     fn new(destination: Hashing<W>, threads: usize) -> io::Result<Self> {
-        let pending_max = threads * BLOCKS_PER_THREAD;
+        let pending_max = threads + BLOCKS_WAITING;
         let (jobs, queue) = sync_channel::<Job>(pending_max);
         let queue = Arc::new(Mutex::new(queue));
         for number in 0..threads {
@@ -263,22 +263,27 @@ struct Compressors {
     usual: libdeflater::Compressor,
     fastest: libdeflater::Compressor,
     storing: libdeflater::Compressor,
+    /// Room for the longest member of a block.
+    output: Vec<u8>,
 }
 
 impl Compressors {
     fn new() -> Self {
         let at = |level| libdeflater::Compressor::new(CompressionLvl::new(level).unwrap_or_default());
-        Self { usual: at(GZIP_LEVEL), fastest: at(1), storing: at(0) }
+        Self { usual: at(GZIP_LEVEL), fastest: at(1), storing: at(0), output: Vec::new() }
     }
 
     /// Makes a gzip member of a block. The choice depends on the block alone.
     fn member(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
         let shrinks = self.shrinks(block)?;
         let compressor = if shrinks { &mut self.usual } else { &mut self.storing };
-        let mut member = vec![0; compressor.gzip_compress_bound(block.len())];
-        let size = compressor.gzip_compress(block, &mut member).map_err(io::Error::other)?;
-        member.truncate(size);
-        Ok(member)
+        let bound = compressor.gzip_compress_bound(block.len());
+        if self.output.len() < bound {
+            self.output.resize(bound, 0);
+        }
+        let size = compressor.gzip_compress(block, &mut self.output).map_err(io::Error::other)?;
+        // Members wait for each other: they take no more room than they have bytes.
+        Ok(self.output[..size].to_vec())
     }
 
     /// Whether compressing is worth the time, judged by a few samples of a block that is large enough to have them.
@@ -343,7 +348,7 @@ pub fn decompress<'a>(
     }
 }
 
-/// Decompresses in a thread of its own, at most 8 MiB ahead of `consume`, and returns what `consume` does. Inflating is
+/// Decompresses in a thread of its own, at most 2 MiB ahead of `consume`, and returns what `consume` does. Inflating is
 /// half of the work of reading a layer.
 ///
 /// # Errors

@@ -31,7 +31,7 @@ use crate::{
         entry::{Action, Change, FileContent, Kind, Location, Metadata},
         index::Index,
         path::TreePath,
-        view::{Directory, FileNode, Node, View},
+        view::{Directory, FileNode, Node, View, may_have_more_names},
     },
     image::digest::Digest,
 };
@@ -40,14 +40,44 @@ use crate::{
 const WARNINGS_MAX: usize = 1000;
 
 /// A layer that lies in a file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct UnpackLayer<'a> {
     /// The file.
     pub blob: &'a Path,
     /// How it is compressed.
     pub compression: Compression,
-    /// What the layer does.
-    pub index: &'a Index,
+    /// What is in it.
+    pub contents: Contents,
+}
+
+/// What is left of an index once it is part of a view: enough to tell the layer's files apart, in a fifth of its memory.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    diff_id: Digest,
+    /// Path and digest of each regular file, in the order of the layer.
+    files: Vec<(TreePath, Option<Digest>)>,
+}
+
+impl Contents {
+    /// Takes what is needed out of an index.
+    pub fn of(index: &Index) -> Self {
+        let file = |change: &Change| match &change.action {
+            Action::Put(_, Kind::File(FileContent { digest, location, .. })) => {
+                Some((shared_with(change.path.clone(), location), digest.clone()))
+            }
+            _ => None,
+        };
+        Self { diff_id: index.diff_id.clone(), files: index.changes.iter().filter_map(file).collect() }
+    }
+}
+
+/// Returns a path as the one that the location names, where they are equal: nearly all files lie at one path in the layer and
+/// in the view, which then is in memory once.
+fn shared_with(path: TreePath, location: &Location) -> TreePath {
+    match location {
+        Location::Layer(_, place) if *place == path => place.clone(),
+        _ => path,
+    }
 }
 
 /// Something of an image that could not be made here. It stays true in the image; only the unpacked root lacks it.
@@ -85,25 +115,13 @@ pub enum Warning {
     },
 }
 
-/// Unpacks a stack of layers, lowest first, into an empty directory, at most `threads` of them at once. The result is what
-/// unpacking one after another would leave.
+/// Unpacks what turns the view `below` into the view `above`, with files that are in the given layers, into an empty directory,
+/// at most `threads` layers at once; their order does not matter. It is a lower directory of an overlay that is mounted with
+/// `userxattr` on top of `below`: deletions are devices of number 0:0, one for each name. Above an empty view it is a root.
 ///
 /// # Errors
-/// Fails where a blob is damaged or not the layer of its index, and where the target cannot be written or is not empty.
-pub fn unpack(root: BorrowedFd<'_>, layers: &[UnpackLayer<'_>], threads: usize) -> Result<Vec<Warning>, LayerError> {
-    let mut view = View::empty();
-    for layer in layers {
-        view.apply(&layer.index.changes)?;
-    }
-    unpack_overlay(root, &View::empty(), &view, layers, threads)
-}
-
-/// Unpacks what turns the view `below` into the view `above` as a lower directory of an overlay that is mounted with
-/// `userxattr` on top of `below`: deletions are devices of number 0:0, one for each name. Above an empty view it is a root. The
-/// layers' order does not matter.
-///
-/// # Errors
-/// Fails like [`unpack`], and where a file is in none of the layers.
+/// Fails where a blob is damaged or not the layer of its index, where a file is in none of the layers, and where the target
+/// cannot be written or is not empty.
 pub fn unpack_overlay(
     directory: BorrowedFd<'_>,
     below: &View,
@@ -181,15 +199,20 @@ impl<'a> Plan<'a> {
             }
             Node::File(file) => file,
         };
-        if let Some(first) = self.first_names.get(&Arc::as_ptr(file)) {
-            self.links.push((first.clone(), path));
-            return Ok(());
+        if may_have_more_names(file) {
+            if let Some(first) = self.first_names.get(&Arc::as_ptr(file)) {
+                self.links.push((first.clone(), path));
+                return Ok(());
+            }
+            self.first_names.insert(Arc::as_ptr(file), path.clone());
         }
-        self.first_names.insert(Arc::as_ptr(file), path.clone());
         match &file.kind {
-            Kind::File(content @ FileContent { location: Location::Layer(diff_id, place), .. }) => {
+            Kind::File(content @ FileContent { location: location @ Location::Layer(diff_id, place), .. }) => {
+                let path = shared_with(path, location);
                 let wanted = Wanted { path, metadata: &file.metadata, content };
-                self.files.entry(diff_id).or_default().entry(place).or_default().push(wanted);
+                // Hardly ever more than one.
+                let files = self.files.entry(diff_id).or_default();
+                files.entry(place).or_insert_with(|| Vec::with_capacity(1)).push(wanted);
             }
             Kind::File(FileContent { location: Location::Context(..) | Location::Spool(_), .. }) => {
                 return Err(Problem::NotInLayer.of(&path));
@@ -247,17 +270,17 @@ fn make_other(place: &mut Place, path: &TreePath, node: &FileNode) -> Result<boo
 }
 
 /// One layer with the files that are wanted of it.
-type Job<'a> = (UnpackLayer<'a>, Files<'a>);
+type Job<'a> = (&'a UnpackLayer<'a>, Files<'a>);
 
 /// Finds the layer of each file.
 fn jobs<'a>(
     mut files: HashMap<&'a Digest, Files<'a>>,
-    layers: &[UnpackLayer<'a>],
+    layers: &'a [UnpackLayer<'a>],
 ) -> Result<VecDeque<Job<'a>>, LayerError> {
     let mut jobs = VecDeque::new();
     for layer in layers {
         // A layer that comes twice in a stack is read once.
-        jobs.extend(files.remove(&layer.index.diff_id).map(|files| (*layer, files)));
+        jobs.extend(files.remove(&layer.contents.diff_id).map(|files| (layer, files)));
     }
     match files.into_values().flat_map(HashMap::into_values).flatten().map(|wanted| wanted.path).min() {
         Some(path) => Err(Problem::NotInLayer.of(&path)),
@@ -273,7 +296,7 @@ fn unpack_layers(root: BorrowedFd<'_>, jobs: VecDeque<Job<'_>>, threads: usize) 
     let work = || -> Result<Vec<Warning>, LayerError> {
         let mut place = Place::new(root)?;
         while let Some((layer, files)) = next() {
-            if let Err(error) = unpack_files(&mut place, &layer, files) {
+            if let Err(error) = unpack_files(&mut place, layer, files) {
                 queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 return Err(error);
             }
@@ -301,19 +324,15 @@ fn unpack_files(place: &mut Place, layer: &UnpackLayer<'_>, mut files: Files<'_>
     let blob = File::open(layer.blob).map_err(LayerError::Read)?;
     let found = read_ahead(blob, layer.compression, |stream| {
         let mut tar = TarReader::new(stream);
-        let mut described = layer.index.changes.iter();
+        let mut described = layer.contents.files.iter();
         while let Some(change) = tar.next()? {
-            let described = described.next().filter(|described| described.path == change.path);
-            let Some(Action::Put(_, Kind::File(described))) = described.map(|described| &described.action) else {
-                continue;
-            };
             // The same path may come several times in a layer; the digest says which of them is meant. What is larger than an
             // index from elsewhere says is none of them: the room for it was never asked for.
             let Action::Put(_, Kind::File(found)) = &change.action else { continue };
+            let Some((_, digest)) = described.next().filter(|(path, _)| *path == change.path) else { continue };
             let mut wanted = Vec::new();
             if let Some(files) = files.get_mut(&change.path) {
-                let is_meant =
-                    |file: &Wanted<'_>| file.content.digest == described.digest && file.content.size == found.size;
+                let is_meant = |file: &Wanted<'_>| file.content.digest == *digest && file.content.size == found.size;
                 wanted.extend(files.extract_if(.., |file| is_meant(file)));
             }
             write_files(place, &mut tar, &change, &wanted)?;
@@ -321,7 +340,7 @@ fn unpack_files(place: &mut Place, layer: &UnpackLayer<'_>, mut files: Files<'_>
         tar.finish()
     })
     .map_err(LayerError::Read)??;
-    let expected = &layer.index.diff_id;
+    let expected = &layer.contents.diff_id;
     if found != *expected {
         return Err(LayerError::WrongLayer { expected: expected.clone(), found });
     }

@@ -69,21 +69,21 @@ pub fn write(
 ) -> Result<Written, LayerError> {
     let (partial, file) = Partial::create(blob)?;
     let mut writer = TarWriter::new(&partial, file, options)?;
-    let changes = changes.into_iter();
-    // There may be a million: a list that grows is here twice.
-    let mut written: Vec<Change> = Vec::with_capacity(changes.size_hint().0);
-    for mut change in changes {
-        check_order(written.last(), &change)?;
-        let headers = headers(&change, &written)?;
-        writer.entry(&headers, &mut change, open)?;
-        written.push(change);
+    // There may be a million: they are completed where they are. A list that comes as one is not copied here.
+    let mut changes: Vec<Change> = changes.into_iter().collect();
+    for position in 0..changes.len() {
+        let (written, rest) = changes.split_at_mut(position);
+        let Some(change) = rest.first_mut() else { break };
+        check_order(written.last(), change)?;
+        let headers = headers(change, written)?;
+        writer.entry(&headers, change, open)?;
     }
     let (diff_id, digest, size) = writer.finish()?;
-    locate(&mut written, &diff_id);
+    locate(&mut changes, &diff_id);
     partial.complete(blob)?;
     let layer =
         Layer { diff_id: diff_id.clone(), digest, size, compression: options.compression, blob: blob.to_path_buf() };
-    Ok(Written { layer, index: Index { diff_id, changes: written } })
+    Ok(Written { layer, index: Index { diff_id, changes } })
 }
 
 /// The blob under its temporary name; removed when dropped before it is complete.

@@ -7,7 +7,7 @@ use std::{
     mem,
     os::fd::AsFd,
     panic::resume_unwind,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -24,7 +24,7 @@ use crate::{
         Layer,
         changes::{changes, directories, open},
         pack::{PackOptions, Packed, pack},
-        unpack::{self, UnpackLayer},
+        unpack::{self, Contents, UnpackLayer},
         write::{WriteOptions, write},
     },
 };
@@ -40,25 +40,21 @@ pub(super) fn unpack(request: &Unpack) -> Result<Vec<String>, Failure> {
         apply(&mut below, &read_json::<Index>(path)?.changes)?;
     }
     let archives: Vec<&Archive> = request.directories.iter().flat_map(|target| &target.layers).collect();
-    let indexes = read_archive_indexes(&archives, request.threads)?;
-    let (mut targets, mut rest) = (Vec::with_capacity(request.directories.len()), &indexes[..]);
-    for target in &request.directories {
-        let (own, others) = rest.split_at(target.layers.len());
+    let mut indexes = read_archive_indexes(&archives, request.threads)?.into_iter();
+    let mut targets = Vec::with_capacity(request.directories.len());
+    for UnpackDirectory { directory, layers } in &request.directories {
         let mut above = below.clone();
-        own.iter().try_for_each(|index| apply(&mut above, &index.changes))?;
-        targets.push((target, own, std::mem::replace(&mut below, above.clone()), above));
-        rest = others;
+        let layers = put_together(&mut above, layers, &mut indexes)?;
+        targets.push((directory, mem::replace(&mut below, above.clone()), above, layers));
     }
-    let fill = |(target, own, below, above): &(&UnpackDirectory, &[Index], View, View)| {
-        let directory = open_directory(&target.directory)?;
-        let layers = with_indexes(&target.layers, own);
-        unpack::unpack_overlay(directory.as_fd(), below, above, &layers, request.threads)
+    let fill = |(directory, below, above, layers): &(&PathBuf, View, View, Vec<UnpackLayer<'_>>)| {
+        let directory = open_directory(directory)?;
+        unpack::unpack_overlay(directory.as_fd(), below, above, layers, request.threads)
             .map_err(cannot("unpack the layers"))
     };
     let warnings = at_once(&targets, fill).into_iter().collect::<Result<Vec<_>, _>>();
     // The helper ends with its answer: freeing these piece by piece first only keeps the executor waiting.
     mem::forget((below, targets));
-    mem::forget(indexes);
     Ok(warnings?.iter().flatten().map(ToString::to_string).collect())
 }
 
@@ -124,10 +120,17 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
         .map_err(cannot(format!("read {}", path.display())))
 }
 
-fn with_indexes<'a>(layers: &'a [Archive], indexes: &'a [Index]) -> Vec<UnpackLayer<'a>> {
-    let with_index =
-        |(layer, index): (&'a Archive, _)| UnpackLayer { blob: &layer.blob, compression: layer.compression, index };
-    layers.iter().zip(indexes).map(with_index).collect()
+/// Lays layers over a view. Of each index only what unpacking needs is left.
+fn put_together<'a>(
+    view: &mut View,
+    layers: &'a [Archive],
+    indexes: &mut impl Iterator<Item = Index>,
+) -> Result<Vec<UnpackLayer<'a>>, Failure> {
+    let mut put = |(Archive { blob, compression, .. }, index): (&'a Archive, Index)| {
+        apply(view, &index.changes)?;
+        Ok(UnpackLayer { blob, compression: *compression, contents: Contents::of(&index) })
+    };
+    layers.iter().zip(indexes).map(&mut put).collect()
 }
 
 fn apply(view: &mut View, changes: &[Change]) -> Result<(), Failure> {

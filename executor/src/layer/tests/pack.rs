@@ -12,13 +12,12 @@ use std::{
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, setxattr, utimensat};
 
 use super::{
-    unpacked::{is_root, skip},
+    unpacked::{is_root, skip, unpack, unpackable},
     *,
 };
 use crate::layer::{
     pack::{PackOptions, Packed, pack},
     trim::Omitted,
-    unpack::{UnpackLayer, unpack},
 };
 
 /// Something that is done to a directory.
@@ -61,8 +60,7 @@ impl Folder {
     fn unpack(&self, packed: &Packed, root: &str) {
         fs::create_dir(self.path(root)).unwrap();
         let Packed { layer, index, .. } = packed;
-        let layer = UnpackLayer { blob: &layer.blob, compression: layer.compression, index };
-        unpack(File::open(self.path(root)).unwrap().as_fd(), &[layer], 1).unwrap();
+        unpack(&self.path(root), unpackable(&layer.blob, layer.compression, index), index).unwrap();
     }
 }
 

@@ -21,9 +21,20 @@ use crate::{
     layer::{
         changes::{changes, directories},
         error::Problem,
-        unpack::{UnpackLayer, Warning, unpack, unpack_overlay},
+        unpack::{Contents, UnpackLayer, Warning, unpack_overlay},
     },
 };
+
+pub(super) fn unpackable<'a>(blob: &'a Path, compression: Compression, index: &Index) -> UnpackLayer<'a> {
+    UnpackLayer { blob, compression, contents: Contents::of(index) }
+}
+
+/// Unpacks one layer.
+pub(super) fn unpack(root: &Path, layer: UnpackLayer<'_>, index: &Index) -> Result<Vec<Warning>, LayerError> {
+    let mut view = View::empty();
+    view.apply(&index.changes)?;
+    unpack_overlay(File::open(root).unwrap().as_fd(), &View::empty(), &view, &[layer], 1)
+}
 
 #[expect(clippy::print_stdout, reason = "the test harness shows what a test printed, and this is what it is for")]
 pub(super) fn skip(reason: &str, skipped: &str) {
@@ -64,14 +75,11 @@ impl Stack {
     }
 
     pub(super) fn unpack_layers(&self) -> Vec<UnpackLayer<'_>> {
-        let layers = self.layers.iter();
-        layers
-            .map(|Written { layer, index }| UnpackLayer { blob: &layer.blob, compression: layer.compression, index })
-            .collect()
+        self.layers.iter().map(|Written { layer, index }| unpackable(&layer.blob, layer.compression, index)).collect()
     }
 
     pub(super) fn unpack(&self) -> Result<Vec<Warning>, LayerError> {
-        unpack(File::open(self.root()).unwrap().as_fd(), &self.unpack_layers(), 2)
+        unpack_overlay(File::open(self.root()).unwrap().as_fd(), &View::empty(), &self.view(), &self.unpack_layers(), 2)
     }
 
     pub(super) fn view(&self) -> View {
@@ -227,8 +235,7 @@ fn hostile_layers_stay_inside_the_root() {
         fs::write(&blob, &tar).unwrap();
         fs::create_dir(&root).unwrap();
         let index = index_of(&tar).unwrap();
-        let layer = UnpackLayer { blob: &blob, compression: Compression::None, index: &index };
-        let result = unpack(File::open(&root).unwrap().as_fd(), &[layer], 1);
+        let result = unpack(&root, unpackable(&blob, Compression::None, &index), &index);
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0, "{script}: {result:?}");
         assert!(!Path::new("/tmp/karve-escaped").exists());
         assert!(fs::symlink_metadata(root.join("passwd")).is_err());
@@ -263,8 +270,8 @@ fn a_device_that_an_overlay_takes_for_a_deletion_is_left_out_with_its_links() {
 #[test]
 fn a_blob_that_is_not_the_layer_of_its_index_is_an_error() {
     let stack = Stack::new(&[vec![file("a", b"A")], vec![file("a", b"B")]]);
-    let wrong = UnpackLayer { blob: &stack.layers[1].layer.blob, ..stack.unpack_layers()[0] };
-    let result = unpack(File::open(stack.root()).unwrap().as_fd(), &[wrong], 1);
+    let wrong = UnpackLayer { blob: &stack.layers[1].layer.blob, ..stack.unpack_layers().remove(0) };
+    let result = unpack(&stack.root(), wrong, &stack.layers[0].index);
     let [expected, found] = [0, 1].map(|number: usize| stack.layers[number].layer.diff_id.clone());
     match result {
         Err(LayerError::WrongLayer { expected: one, found: other }) => assert_eq!((one, other), (expected, found)),
@@ -279,8 +286,7 @@ fn a_file_that_no_layer_has_is_an_error_that_names_it() {
         content.location = Location::Layer(Digest::of(b"elsewhere"), path("a"));
     }
     let root = tempfile::tempdir().unwrap();
-    let layer = UnpackLayer { blob: Path::new("/nowhere"), compression: Compression::None, index: &index };
-    match unpack(File::open(root.path()).unwrap().as_fd(), &[layer], 1) {
+    match unpack(root.path(), unpackable(Path::new("/nowhere"), Compression::None, &index), &index) {
         Err(LayerError::Entry { path: at, problem: Problem::NotInLayer }) => assert_eq!(at, path("a")),
         other => panic!("{other:?}"),
     }
@@ -296,8 +302,7 @@ fn a_path_that_a_layer_repeats_gives_each_name_its_own_content() {
     fs::write(&blob, &tar).unwrap();
     fs::create_dir(&root).unwrap();
     let index = index_of(&tar).unwrap();
-    let layer = UnpackLayer { blob: &blob, compression: Compression::None, index: &index };
-    unpack(File::open(&root).unwrap().as_fd(), &[layer], 1).unwrap();
+    unpack(&root, unpackable(&blob, Compression::None, &index), &index).unwrap();
     assert_eq!(["a", "b", "c"].map(|name| fs::read_to_string(root.join(name)).unwrap()), ["second", "first", "second"]);
     assert_eq!(fs::metadata(root.join("a")).unwrap().ino(), fs::metadata(root.join("c")).unwrap().ino());
 }
