@@ -14,7 +14,7 @@ use super::{
     Solver,
     contexts::Contexts,
     error::{SolveError, StepError},
-    layers::{StageLayer, blocking},
+    layers::{Known, StageLayer, blocking},
     remote::FetchedSource,
     result_of,
     stage::{StageResult, StageRun},
@@ -23,14 +23,13 @@ use crate::{
     filesystem::{
         copy::{self, CopyRequest, Fetched, needed_layers},
         entry::{Action, Change, FileContent, Kind, Location},
-        index::Index,
         path::TreePath,
         users,
         view::{Node, View},
     },
     image::digest::Digest,
     layer::{
-        Compression, Layer,
+        Compression,
         read::{self, archive_kind},
         write::{WriteOptions, Written, write},
     },
@@ -159,7 +158,7 @@ impl Solver {
     /// Writes a layer.
     pub(super) async fn write(&self, changes: Vec<Change>) -> Result<Arc<StageLayer>, StepError> {
         let written = self.spool(changes, Compression::Gzip).await?;
-        Ok(self.layers.written(written.layer, written.index))
+        Ok(self.layers.written(written.layer, Known::Index(written.index)))
     }
 
     /// Writes changes into a file that is no layer yet; files that lie in layers are taken out of these first.
@@ -169,16 +168,6 @@ impl Solver {
         let blob = self.work.unused("layer");
         let options = WriteOptions { compression, threads: self.threads, size_max: LAYER_BYTES_MAX };
         Ok(blocking(move || Ok(write(changes, &mut |location| open(&contexts, location), &blob, &options)?)).await?)
-    }
-
-    /// Registers a layer that a helper process wrote, with the index that it left in a file.
-    pub(super) async fn written(&self, layer: Layer, index: PathBuf) -> Result<Arc<StageLayer>, SolveError> {
-        let index: Index = blocking(move || {
-            let file = File::open(&index).map_err(|source| SolveError::file(&index, source))?;
-            serde_json::from_reader(io::BufReader::new(file)).map_err(|error| SolveError::file(&index, error.into()))
-        })
-        .await?;
-        Ok(self.layers.written(layer, index))
     }
 
     /// Brings files that lie in layers into the work directory: one pass over each layer, only the files that are wanted.

@@ -5,13 +5,12 @@
 use std::io::{self, Read};
 
 use crate::{
-    cache::entry::INDEX_MEDIA_TYPE,
     filesystem::{
         entry::{Action, Change, FileContent, Kind, Location},
         index::Index,
         path::TreePath,
     },
-    image::{digest::Digest, manifest::Descriptor},
+    image::digest::Digest,
 };
 
 /// The kind of artifact that holds the index of a layer of a base image.
@@ -22,7 +21,7 @@ pub(super) const PACKED_BYTES_MAX: u64 = 64 << 20;
 const BYTES_MAX: u64 = 256 << 20;
 
 /// zstd's fastest that still halves it: an index is written once and read often, but small either way.
-pub(super) const LEVEL: i32 = 1;
+const LEVEL: i32 = 1;
 
 /// Why bytes are no index.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +48,12 @@ pub(super) fn tag(layer: &Digest) -> String {
     format!("index-{}", layer.hex())
 }
 
-/// Compresses an index.
-pub(super) fn pack(index: &Index) -> io::Result<(Descriptor, Vec<u8>)> {
-    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL)?;
-    serde_json::to_writer(&mut encoder, index)?;
-    let bytes = encoder.finish()?;
-    Ok((Descriptor::of(INDEX_MEDIA_TYPE, &bytes), bytes))
+/// Compresses an index, given as JSON.
+pub(super) fn pack(json: impl Read) -> io::Result<Vec<u8>> {
+    let mut encoder = zstd::stream::read::Encoder::new(json, LEVEL)?;
+    let mut bytes = Vec::new();
+    encoder.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads an index that must be the one of the layer with this diffID. Returns it with its JSON.
@@ -98,6 +97,10 @@ mod tests {
     use super::*;
     use crate::filesystem::entry::Metadata;
 
+    fn packed(index: &Index) -> Vec<u8> {
+        pack(&serde_json::to_vec(index).unwrap()[..]).unwrap()
+    }
+
     fn index(location: Location, digest: Option<Digest>) -> Index {
         let kind = Kind::File(FileContent { size: 1, digest, location });
         let change = Change { path: TreePath::clean(b"a"), action: Action::Put(Metadata::default(), kind) };
@@ -108,9 +111,7 @@ mod tests {
     fn an_index_is_read_as_it_was_written() {
         let digest = Digest::of(b"layer");
         let own = index(Location::Layer(digest.clone(), TreePath::clean(b"a")), Some(Digest::of(b"a")));
-        let (descriptor, bytes) = pack(&own).unwrap();
-        assert_eq!(descriptor, Descriptor::of(INDEX_MEDIA_TYPE, &bytes));
-        assert_eq!(unpack(&bytes, &digest).unwrap().0, own);
+        assert_eq!(unpack(&packed(&own), &digest).unwrap().0, own);
     }
 
     #[test]
@@ -125,8 +126,7 @@ mod tests {
             Index { diff_id: Digest::of(b"another"), ..index(Location::Inline([1].into()), content) },
         ];
         for index in foreign {
-            let (_, bytes) = pack(&index).unwrap();
-            assert!(matches!(unpack(&bytes, &digest), Err(InvalidIndex::Foreign(_))), "{index:?}");
+            assert!(matches!(unpack(&packed(&index), &digest), Err(InvalidIndex::Foreign(_))), "{index:?}");
         }
     }
 
@@ -135,7 +135,7 @@ mod tests {
         let path = |text: &str| serde_json::from_value::<TreePath>(text.into()).unwrap();
         let is_sound = |text: &str, action: Action| {
             let index = Index { diff_id: Digest::of(b"layer"), changes: vec![Change { path: path(text), action }] };
-            unpack(&pack(&index).unwrap().1, &index.diff_id).is_ok()
+            unpack(&packed(&index), &index.diff_id).is_ok()
         };
         let directory = Action::Put(Metadata::directory(0), Kind::Directory);
         assert!(is_sound("a/b", directory.clone()) && is_sound("", directory.clone()));
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn damage_is_an_error() {
-        let (_, bytes) = pack(&index(Location::Inline([1].into()), None)).unwrap();
+        let bytes = packed(&index(Location::Inline([1].into()), None));
         assert!(unpack(&bytes[..bytes.len() - 3], &Digest::of(b"layer")).is_err());
         assert!(unpack(b"garbage", &Digest::of(b"layer")).is_err());
         let json = zstd::encode_all(&b"{}"[..], 1).unwrap();

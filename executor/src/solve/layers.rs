@@ -1,5 +1,5 @@
 //! Layers wherever they are: in a registry, in an OCI layout, or just written. A layer's bytes are fetched once, when
-//! somebody needs them; its index is read once, when a rule asks what the layer holds.
+//! somebody needs them; its index is made once, when a rule asks what the layer holds, and lies in a file soon after.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
 
 use super::{
     error::SolveError,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     cache::{
-        entry::EntryLayer,
+        entry::{EntryLayer, INDEX_MEDIA_TYPE},
         store::{Cache, Content, Part},
     },
     filesystem::index::Index,
@@ -47,7 +47,8 @@ pub struct StageLayer {
     /// Where they are until somebody asks for the file.
     pub origin: Origin,
     blob: OnceCell<PathBuf>,
-    index: OnceCell<Arc<Index>>,
+    /// The index until it lies in a file: of a large layer it takes tens of MiB, and most are read once.
+    index: AsyncMutex<Option<Arc<Index>>>,
     index_file: OnceCell<PathBuf>,
     packed_index: OnceCell<Part>,
     /// Whether the index came from the cache, and not from the layer.
@@ -63,6 +64,14 @@ pub enum Origin {
     Base(ImageSource),
     /// An earlier build made them, and its cache entry is here, with the index.
     Cached(ImageSource, Descriptor),
+}
+
+/// What is known of a layer that was just written.
+pub(super) enum Known {
+    /// Its index.
+    Index(Index),
+    /// A file with its index as JSON.
+    File(PathBuf),
 }
 
 impl Origin {
@@ -98,7 +107,7 @@ pub struct Layers {
 impl StageLayer {
     /// A layer of which neither the file nor the index is here yet.
     pub(super) fn new(diff_id: Digest, descriptor: Descriptor, compression: Compression, origin: Origin) -> Self {
-        let (blob, index) = (OnceCell::new(), OnceCell::new());
+        let (blob, index) = (OnceCell::new(), AsyncMutex::default());
         let (index_file, packed_index, is_index_kept) = (OnceCell::new(), OnceCell::new(), AtomicBool::new(false));
         Self { diff_id, descriptor, compression, origin, blob, index, index_file, packed_index, is_index_kept }
     }
@@ -161,11 +170,16 @@ impl Layers {
     }
 
     /// Registers a layer that this build wrote.
-    pub fn written(&self, layer: Layer, index: Index) -> Arc<StageLayer> {
+    pub(super) fn written(&self, layer: Layer, index: Known) -> Arc<StageLayer> {
         let descriptor = Descriptor::new(layer_media_type(layer.compression), layer.digest, layer.size);
+        let (index, index_file) = match index {
+            Known::Index(index) => (Some(Arc::new(index)), None),
+            Known::File(file) => (None, Some(file)),
+        };
         let stage_layer = Arc::new(StageLayer {
             blob: OnceCell::new_with(Some(layer.blob)),
-            index: OnceCell::new_with(Some(Arc::new(index))),
+            index: AsyncMutex::new(index),
+            index_file: OnceCell::new_with(index_file),
             ..StageLayer::new(layer.diff_id.clone(), descriptor, layer.compression, Origin::Written)
         });
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -254,23 +268,28 @@ impl Layers {
         Ok(())
     }
 
-    /// Returns what the layer holds, reading it when nobody has yet.
+    /// Returns what the layer holds, reading it when nobody has yet, or when it lies in a file.
     pub async fn index(&self, layer: &Arc<StageLayer>) -> Result<Arc<Index>, SolveError> {
-        let index = layer.index.get_or_try_init(|| async {
-            if let Origin::Cached(source, descriptor) = &layer.origin {
-                let known = self.known_index(layer, source, descriptor).await;
-                return known.map_err(|error| layer.blame(error));
-            }
-            if let Some(index) = self.kept_index(layer).await {
-                return Ok(index);
-            }
-            let index = self.read_index(layer).await?;
-            if self.cache.is_some() {
-                self.indexed.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(layer));
-            }
-            Ok(index)
-        });
-        index.await.cloned()
+        let mut known = layer.index.lock().await;
+        if let Some(index) = &*known {
+            return Ok(Arc::clone(index));
+        }
+        if let Some(path) = layer.index_file.get().cloned() {
+            return blocking(move || load(&path)).await;
+        }
+        if let Origin::Cached(source, descriptor) = &layer.origin {
+            let index = self.known_index(layer, source, descriptor).await;
+            return index.map_err(|error| layer.blame(error));
+        }
+        if let Some(index) = self.kept_index(layer).await {
+            return Ok(index);
+        }
+        let index = self.read_index(layer).await?;
+        if self.cache.is_some() {
+            self.indexed.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(layer));
+        }
+        *known = Some(Arc::clone(&index));
+        Ok(index)
     }
 
     /// Reads the layer itself.
@@ -345,11 +364,12 @@ impl Layers {
             if let Origin::Cached(source, descriptor) = &layer.origin {
                 return Ok(Part { descriptor: descriptor.clone(), content: Content::Elsewhere(source.clone()) });
             }
-            let (index, path) = (self.index(layer).await?, self.work.unused("packed-index"));
+            let (json, path) = (self.index_file(layer).await?.clone(), self.work.unused("packed-index"));
             blocking(move || {
-                let failed = |source| SolveError::file(&path, source);
-                let (descriptor, bytes) = indexes::pack(&index).map_err(failed)?;
-                std::fs::write(&path, bytes).map_err(failed)?;
+                let bytes = File::open(&json).and_then(indexes::pack);
+                let bytes = bytes.map_err(|source| SolveError::file(&json, source))?;
+                let descriptor = Descriptor::of(INDEX_MEDIA_TYPE, &bytes);
+                std::fs::write(&path, bytes).map_err(|source| SolveError::file(&path, source))?;
                 Ok(Part { descriptor, content: Content::File(path, Vec::new()) })
             })
             .await
@@ -362,17 +382,23 @@ impl Layers {
         std::mem::take(&mut *self.indexed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns a file with the index as JSON, for the helper processes of the sandbox.
+    /// Returns a file with the index as JSON, for the helper processes of the sandbox, among others. From then on the index is
+    /// there only.
     pub async fn index_file<'a>(&self, layer: &'a Arc<StageLayer>) -> Result<&'a PathBuf, SolveError> {
+        if let Some(file) = layer.index_file.get() {
+            return Ok(file);
+        }
         // An index from the cache comes as a file.
         let index = self.index(layer).await?;
         let file = layer.index_file.get_or_try_init(|| async {
             let path = self.work.unused("index");
             let target = path.clone();
             blocking(move || save(&index, &target)).await?;
-            Ok(path)
+            Ok::<_, SolveError>(path)
         });
-        file.await
+        let file = file.await?;
+        layer.index.lock().await.take();
+        Ok(file)
     }
 }
 
@@ -382,6 +408,13 @@ pub(super) fn save(index: &Index, path: &Path) -> Result<(), SolveError> {
     let mut writer = io::BufWriter::new(file);
     serde_json::to_writer(&mut writer, index).map_err(|error| SolveError::file(path, error.into()))?;
     io::Write::flush(&mut writer).map_err(|source| SolveError::file(path, source))
+}
+
+/// Reads an index that [`save`] or a helper process wrote.
+fn load(path: &Path) -> Result<Arc<Index>, SolveError> {
+    let file = File::open(path).map_err(|source| SolveError::file(path, source))?;
+    let index = serde_json::from_reader(io::BufReader::new(file));
+    index.map(Arc::new).map_err(|error| SolveError::file(path, error.into()))
 }
 
 /// Runs blocking work off the runtime's threads.

@@ -16,7 +16,7 @@ use super::{
     Solver,
     copy::LAYER_BYTES_MAX,
     error::{SolveError, StepError},
-    layers::StageLayer,
+    layers::{Known, StageLayer},
     stage::{StageResult, StageRun},
 };
 use crate::{
@@ -117,7 +117,7 @@ impl StageRun<'_> {
                 return Err(StepError::RunFailed { command: run.arguments.join(" "), exit, tail: tail.lines() });
             }
         };
-        let layer = solver.written(layer, index).await?;
+        let layer = solver.layers.written(layer, Known::File(index));
         if let Some(rootfs) = &mut self.state.rootfs {
             rootfs.lowers.insert(0, upper);
             rootfs.layers += 1;

@@ -6,8 +6,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    io::{self, Read as _},
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -208,7 +207,7 @@ impl SavedCaches {
                 "cache mount {name}: {bytes} in {files} files, not used for longest, are more than --cache-mount-max-size"
             ));
         }
-        let packed = blocking(move || Ok(compress(&index)?)).await?;
+        let packed = blocking(move || Ok(indexes::pack(fs::File::open(index)?)?)).await?;
         let mount = SavedMount {
             archive: Descriptor::new(layer_media_type(COMPRESSION), layer.digest, layer.size),
             diff_id: layer.diff_id,
@@ -238,15 +237,6 @@ impl SavedCaches {
     fn warn(&self, name: &str, what: &str, error: &SavedCacheError) {
         self.progress.warning(&format!("cache mount {name} {what}: {}", explain(error)));
     }
-}
-
-/// Compresses an index that a helper has written.
-fn compress(index: &Path) -> io::Result<Vec<u8>> {
-    let json = fs::File::open(index)?;
-    let mut encoder = zstd::stream::read::Encoder::new(json, indexes::LEVEL)?;
-    let mut bytes = Vec::new();
-    encoder.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 async fn blocking<T: Send + 'static>(
