@@ -220,11 +220,12 @@ impl Solver {
                 Ok::<_, SolveError>(StageTime { name, duration: started.elapsed() })
             }
         });
-        let record = async {
-            self.record(reuse).await;
+        // Explained from the start: the first step that is made waits for it.
+        let explained = async {
+            self.differences(reuse).await;
             Ok(())
         };
-        let (times, _, ()) = try_join3(try_join_all(stages), self.fetch_remotes(reuse), record).await?;
+        let (times, _, ()) = try_join3(try_join_all(stages), self.fetch_remotes(reuse), explained).await?;
         let target =
             slots[self.graph.target].borrow().clone().ok_or(SolveError::Internal("the target stage has no result"))?;
         Ok((target, times))

@@ -39,8 +39,9 @@ pub(super) struct Reuse {
     pub(super) needed: Vec<bool>,
     /// Whether all steps of the stages that are needed were found.
     is_whole: bool,
-    /// What the last build was made of, once somebody has asked.
-    record: OnceCell<Option<Record>>,
+    /// For each stage and each of its steps that may have to be made, in what it differs from the last build's, once somebody
+    /// has asked. What that was made of, which may be the names of all files of a context, is not kept.
+    differences: OnceCell<Vec<Vec<Option<String>>>>,
 }
 
 impl Reuse {
@@ -69,16 +70,20 @@ impl Solver {
         let Choice { entries, needed } = choose::choose(&stages, self.graph.target);
         let used: Vec<Option<usize>> =
             entries.iter().zip(&positions).map(|(entry, positions)| entry.map(|step| positions[step])).collect();
-        let reuse = Reuse { definitions, lookups, used, needed, is_whole: false, record: OnceCell::new() };
+        let reuse = Reuse { definitions, lookups, used, needed, is_whole: false, differences: OnceCell::new() };
         let is_whole = |number: usize| positions[number].last().is_none_or(|last| reuse.first_step(number) > *last);
         let is_whole = (0..stages.len()).all(|number| !reuse.needed[number] || is_whole(number));
         Reuse { is_whole, ..reuse }
     }
 
-    /// What the last build was made of, for explanations; nobody asks when there is nothing to explain.
-    pub(super) async fn record<'a>(&self, reuse: &'a Reuse) -> Option<&'a Record> {
-        let caching = self.caching.as_ref().filter(|caching| caching.options.reads_steps && !reuse.is_whole)?;
-        reuse.record.get_or_init(|| self.last_record(caching)).await.as_ref()
+    /// In what the steps that may have to be made differ from the last build's. Nobody asks when there is none.
+    pub(super) async fn differences<'a>(&self, reuse: &'a Reuse) -> &'a [Vec<Option<String>>] {
+        let Some(caching) = self.caching.as_ref().filter(|caching| caching.options.reads_steps && !reuse.is_whole)
+        else {
+            return &[];
+        };
+        let compare = || async { self.compare(reuse, self.last_record(caching).await.as_ref()) };
+        reuse.differences.get_or_init(compare).await
     }
 
     async fn lookups(&self, caching: &Caching, definitions: &Definitions) -> Vec<Vec<Lookup>> {
@@ -184,8 +189,22 @@ impl Solver {
                 "it stands on a RUN, and those are not cached (--cache-run-layers=false)".into()
             }
             (Some(Lookup::Entry(..)), _) => "its entry was made from another result of a step".into(),
-            (_, Some(definition)) => self.recorded(number, position, definition).difference(self.record(reuse).await),
+            (_, Some(definition)) => {
+                let known = self.differences(reuse).await.get(number).and_then(|steps| steps.get(position)?.clone());
+                known.unwrap_or_else(|| self.recorded(number, position, definition).difference(None))
+            }
         }
+    }
+
+    /// Compares what may have to be made with the last build.
+    fn compare(&self, reuse: &Reuse, record: Option<&Record>) -> Vec<Vec<Option<String>>> {
+        let difference = |number: usize, position: usize| {
+            let may_be_made = reuse.needed[number] && position >= reuse.first_step(number);
+            let definition = reuse.definition(number, position).filter(|_| may_be_made)?;
+            Some(self.recorded(number, position, definition).difference(record))
+        };
+        let positions = self.graph.stages.iter().map(|stage| 0..stage.steps.len()).enumerate();
+        positions.map(|(number, steps)| steps.map(|position| difference(number, position)).collect()).collect()
     }
 
     fn recorded(&self, number: usize, position: usize, definition: &StepDefinition) -> RecordedStep {
