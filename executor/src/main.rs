@@ -4,9 +4,13 @@ mod command;
 
 use std::process::ExitCode;
 
-use karve::sandbox::helper::{HELPER_ARGUMENT, helper_main};
+use karve::sandbox::{
+    helper::{HELPER_ARGUMENT, helper_main},
+    share_heap,
+};
 
 fn main() -> ExitCode {
+    share_heap();
     // Before any thread exists: a process that unshares a user namespace must have only one.
     if std::env::args_os().nth(1).is_some_and(|argument| argument == HELPER_ARGUMENT) {
         return helper_main();

@@ -1,10 +1,10 @@
 //! The system calls that rustix does not wrap safely, each with the reason why it is sound here.
 //!
-//! Everything in this file runs in the helper (`helper.rs`), which is a process of one thread: nothing else can hold a
-//! lock across a fork, observe a half-changed namespace, or race for a descriptor. No other file contains `unsafe`.
+//! Everything in this file but [`share_heap`] runs in the helper (`helper.rs`), which is a process of one thread: nothing else
+//! can hold a lock across a fork, observe a half-changed namespace, or race for a descriptor. No other file contains `unsafe`.
 #![expect(
     unsafe_code,
-    reason = "fork, unshare, seccomp, mount_setattr, close_range and one ioctl have no safe wrapper"
+    reason = "fork, unshare, seccomp, mount_setattr, close_range, one ioctl and mallopt have no safe wrapper"
 )]
 
 use std::{
@@ -19,6 +19,14 @@ use rustix::{
     thread::{UnshareFlags, unshare_unsafe},
 };
 use seccompiler::BpfProgram;
+
+/// Gives all threads of this process one heap. Otherwise glibc has one for each thread, up to eight for each core, and what a
+/// thread has freed serves no other: half of the memory of a large build would be such leftovers. To be called by a program
+/// before it starts a thread.
+pub fn share_heap() {
+    // SAFETY: the call sets a number of the allocator, which it reads when a thread asks for memory the first time.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
 
 /// Moves this process into new namespaces. With `NEWPID`, only its children are in the new one.
 pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {

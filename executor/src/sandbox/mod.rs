@@ -35,6 +35,8 @@ mod step;
 mod stubs;
 mod tree;
 
+pub use child::share_heap;
+
 /// How steps are kept apart from the executor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Isolation {
