@@ -11,6 +11,7 @@ use std::{
     collections::VecDeque,
     fmt,
     io::{self, BufReader, Read, Write},
+    panic::resume_unwind,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -348,7 +349,7 @@ pub fn decompress<'a>(
     }
 }
 
-/// Decompresses in a thread of its own, at most 2 MiB ahead of `consume`, and returns what `consume` does. Inflating is
+/// Decompresses and hashes in a thread of its own, at most 2 MiB ahead of `consume`, and returns what `consume` does. Inflating is
 /// half of the work of reading a layer.
 ///
 /// # Errors
@@ -357,24 +358,28 @@ pub(super) fn read_ahead<T>(
     reader: impl Read + Send,
     kind: impl Into<ArchiveKind>,
     consume: impl FnOnce(&mut dyn Read) -> T,
-) -> io::Result<T> {
+) -> io::Result<(T, Digest)> {
     let mut stream = decompress(reader, kind)?;
     thread::scope(|scope| {
         let (pieces, receiver) = sync_channel::<io::Result<Vec<u8>>>(PIECES_AHEAD);
-        thread::Builder::new().name("inflate".into()).spawn_scoped(scope, move || {
+        let inflating = thread::Builder::new().name("inflate".into()).spawn_scoped(scope, move || {
+            let mut hasher = Sha256::new();
             loop {
                 let mut piece = Vec::with_capacity(PIECE_BYTES);
                 let result = stream.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut piece);
                 let last = !matches!(result, Ok(count) if count > 0);
+                hasher.update(&piece);
                 // The receiver is gone when the consumer has seen enough.
                 if pieces.send(result.map(|_| piece)).is_err() || last {
-                    return;
+                    return Digest::from_hasher(hasher);
                 }
             }
         })?;
-        // Owned by the scope, so that the thread's channel closes before the scope waits for the thread.
         let mut pieces = Pieces { receiver, piece: Vec::new(), position: 0 };
-        Ok(consume(&mut pieces))
+        let consumed = consume(&mut pieces);
+        // The thread's channel closes before it is waited for.
+        drop(pieces);
+        Ok((consumed, inflating.join().unwrap_or_else(|panic| resume_unwind(panic))))
     })
 }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     filesystem::{
-        entry::{Action, FileContent, Kind, Location},
+        entry::{Action, Change, FileContent, Kind, Location},
         index::Index,
         path::TreePath,
     },
@@ -32,10 +32,13 @@ use crate::{
 /// # Errors
 /// Fails where the stream is damaged, exceeds a limit or holds what a layer cannot have.
 pub fn index(reader: impl Read + Send, kind: impl Into<ArchiveKind>) -> Result<Index, LayerError> {
-    read_ahead(reader, kind, index_stream).map_err(LayerError::Read)?
+    let (changes, diff_id) = read_ahead(reader, kind, described_changes).map_err(LayerError::Read)?;
+    let mut changes = changes?;
+    locate(&mut changes, &diff_id);
+    Ok(Index { diff_id, changes })
 }
 
-fn index_stream(stream: &mut dyn Read) -> Result<Index, LayerError> {
+fn described_changes(stream: &mut dyn Read) -> Result<Vec<Change>, LayerError> {
     let mut tar = TarReader::new(stream);
     let mut changes = Vec::new();
     while let Some(mut change) = tar.next()? {
@@ -44,9 +47,8 @@ fn index_stream(stream: &mut dyn Read) -> Result<Index, LayerError> {
         }
         changes.push(change);
     }
-    let diff_id = tar.finish()?;
-    locate(&mut changes, &diff_id);
-    Ok(Index { diff_id, changes })
+    tar.finish()?;
+    Ok(changes)
 }
 
 /// Hashes the content of a file, and keeps it if an index should have it.
@@ -80,7 +82,7 @@ pub fn files(
     kind: impl Into<ArchiveKind>,
     wanted: &mut dyn FnMut(&TreePath) -> Option<PathBuf>,
 ) -> Result<Digest, LayerError> {
-    read_ahead(reader, kind, |stream| {
+    let (read, diff_id) = read_ahead(reader, kind, |stream| {
         let mut tar = TarReader::new(stream);
         while let Some(change) = tar.next()? {
             let Action::Put(_, Kind::File(_)) = &change.action else { continue };
@@ -93,7 +95,8 @@ pub fn files(
         }
         tar.finish()
     })
-    .map_err(LayerError::Read)?
+    .map_err(LayerError::Read)?;
+    read.map(|()| diff_id)
 }
 
 /// Says in which compression a file is a tar archive, by its content and not by its name: `None` for whatever is not a tar

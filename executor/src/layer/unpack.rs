@@ -322,7 +322,7 @@ fn unpack_layers(root: BorrowedFd<'_>, jobs: VecDeque<Job<'_>>, threads: usize) 
 /// Reads one layer and writes what is wanted of it.
 fn unpack_files(place: &mut Place, layer: &UnpackLayer<'_>, mut files: Files<'_>) -> Result<(), LayerError> {
     let blob = File::open(layer.blob).map_err(LayerError::Read)?;
-    let found = read_ahead(blob, layer.compression, |stream| {
+    let (read, found) = read_ahead(blob, layer.compression, |stream| {
         let mut tar = TarReader::new(stream);
         let mut described = layer.contents.files.iter();
         while let Some(change) = tar.next()? {
@@ -339,7 +339,8 @@ fn unpack_files(place: &mut Place, layer: &UnpackLayer<'_>, mut files: Files<'_>
         }
         tar.finish()
     })
-    .map_err(LayerError::Read)??;
+    .map_err(LayerError::Read)?;
+    read?;
     let expected = &layer.contents.diff_id;
     if found != *expected {
         return Err(LayerError::WrongLayer { expected: expected.clone(), found });
