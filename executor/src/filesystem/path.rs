@@ -97,7 +97,11 @@ impl TreePath {
 
 impl Ord for TreePath {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.components().cmp(other.components())
+        let (one, other) = (self.as_bytes(), other.as_bytes());
+        let same = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+        // A slash comes before every byte of a name, and the end of a path before a slash.
+        let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
+        one.get(same).map(rank).cmp(&other.get(same).map(rank))
     }
 }
 
@@ -179,6 +183,8 @@ pub mod lossless {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -194,5 +200,13 @@ mod tests {
         let mut paths = ["a-b", "a/b", "a", "", "a.b"].map(|text| TreePath::clean(text.as_bytes()));
         paths.sort();
         assert_eq!(paths.map(|path| path.to_string()), ["/", "/a", "/a/b", "/a-b", "/a.b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn paths_sort_by_their_components(one in "[a!\\x00-]{0,3}(/[a!\\x00-]{1,3}){0,3}", other in "[a!\\x00-]{0,3}(/[a!\\x00-]{1,3}){0,3}") {
+            let (one, other) = (TreePath::clean(one.as_bytes()), TreePath::clean(other.as_bytes()));
+            prop_assert_eq!(one.cmp(&other), one.components().cmp(other.components()));
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! A step whose key cannot be known (a source is missing, a file cannot be fetched) has none, and neither have those that
 //! depend on it: it will be run, and will say what is wrong.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use karve_dockerfile::ignore::Patterns;
 
@@ -209,8 +209,8 @@ pub(super) fn platform(config: &ImageConfig) -> String {
 }
 
 /// Lists the files of the main context whose content the keys of a graph need.
-pub fn context_files(graph: &Graph, view: &View) -> BTreeSet<TreePath> {
-    let mut files = BTreeSet::new();
+pub fn context_files(graph: &Graph, view: &View) -> HashSet<TreePath> {
+    let mut files = HashSet::new();
     let steps = graph.stages.iter().flat_map(|stage| &stage.steps);
     for operation in steps.map(|step| &step.operation) {
         match operation {
