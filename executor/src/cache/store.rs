@@ -7,7 +7,7 @@
 //! without it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
     sync::{
@@ -58,8 +58,8 @@ pub struct Cache {
     writes: bool,
     /// The blobs that the first place has, or is getting.
     written: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
-    /// Whether a blob was found damaged, so that no blob is believed to be whole because it is there.
-    is_distrusted: AtomicBool,
+    /// What was said: each thing is said once, however often a build begins again.
+    said: Mutex<HashSet<String>>,
 }
 
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Cache {
         };
         let places: Vec<OpenPlace> = places.into_iter().map(open).collect();
         let spool = spool.to_owned();
-        Self { registry, progress, spool, places, writes, written: Mutex::default(), is_distrusted: false.into() }
+        Self { registry, progress, spool, places, writes, written: Mutex::default(), said: Mutex::default() }
     }
 
     /// The place that artifacts are written to, if they are.
@@ -160,17 +160,6 @@ impl Cache {
             .first()
             .filter(|place| self.writes && !place.is_unwritable.load(Ordering::Relaxed))
             .map(|place| &place.place)
-    }
-
-    /// Removes a blob that is not what it should be from a directory that this build writes to, so that it is written anew. A
-    /// registry cannot be helped.
-    pub fn discard(&self, blob: &Digest) {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(blob);
-        let Some(Place::Directory(path)) = self.destination() else { return };
-        match Layout::open(path).map(|layout| layout.remove_blob(blob)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) | Err(error) => tracing::debug!(error = explain(&error), "a damaged blob remains"),
-        }
     }
 
     /// Finds an artifact by its tag, in the first place that has one of this type.
@@ -241,12 +230,13 @@ impl Cache {
     /// Keeps an artifact under tags: its blobs, then the manifest. What goes wrong is said, and the place left alone.
     pub async fn save(&self, tags: &[String], artifact: &Artifact) {
         let Some(open) = self.places.first().filter(|_| self.destination().is_some()) else { return };
-        if let Err(error) = self.write(&open.place, tags, artifact).await {
+        if let Err(error) = self.write(open, tags, artifact).await {
             self.give_up(open, Verb::Write, &error);
         }
     }
 
-    async fn write(&self, place: &Place, tags: &[String], artifact: &Artifact) -> Result<(), RegistryError> {
+    async fn write(&self, open: &OpenPlace, tags: &[String], artifact: &Artifact) -> Result<(), RegistryError> {
+        let place = &open.place;
         let empty = Part::empty();
         let parts = std::iter::once(&empty).chain(&artifact.parts);
         futures::future::try_join_all(parts.map(|part| self.bring(place, part))).await?;
@@ -270,8 +260,11 @@ impl Cache {
                 }
             }
             Place::Directory(path) => {
-                let tags = tags.iter().map(String::as_str);
-                Layout::create(path)?.push_manifest(tags, &bytes, OCI_MANIFEST).await?;
+                let layout = Layout::create(path)?;
+                if open.is_unreadable.load(Ordering::Relaxed) {
+                    layout.mend()?;
+                }
+                layout.push_manifest(tags.iter().map(String::as_str), &bytes, OCI_MANIFEST).await?;
             }
         }
         Ok(())
@@ -303,11 +296,9 @@ impl Cache {
         }
     }
 
-    /// Distrusts what is there, because a blob was found damaged: what is written from now on replaces what has its name.
-    /// A registry keeps what it has.
-    pub fn distrust(&self) {
-        self.is_distrusted.store(true, Ordering::Relaxed);
-        // A manifest that named such a blob may have been refused.
+    /// Forgets what an attempt of a build has written: some of it may have been found damaged since, and is brought again;
+    /// and an artifact that named such a blob may have been refused.
+    pub fn begin_again(&self) {
         if let Some(own) = self.places.first() {
             own.is_unwritable.store(false, Ordering::Relaxed);
         }
@@ -358,10 +349,8 @@ impl Cache {
         let descriptor = &part.descriptor;
         match &part.content {
             Content::Bytes(bytes) => layout.push_bytes(bytes).map(drop),
-            Content::File(path, _) if self.is_distrusted.load(Ordering::Relaxed) => {
-                layout.replace_blob(descriptor, path).await
-            }
-            Content::File(path, _) => layout.push_blob(descriptor, path).await,
+            // Whoever makes again what is there may do so because it is damaged.
+            Content::File(path, _) => layout.mend_blob(descriptor, path).await,
             Content::Elsewhere(ImageSource::Layout(other)) if other.root() == layout.root() => {
                 let path = layout.blob_file(&descriptor.digest);
                 let lost = || RegistryError::file("find", &path)(std::io::ErrorKind::NotFound.into());
@@ -384,14 +373,22 @@ impl Cache {
             Verb::Read => (&open.is_unreadable, "read"),
             Verb::Write => (&open.is_unwritable, "written"),
         };
-        if !flag.swap(true, Ordering::Relaxed) {
-            self.warn(&format!("the cache {} cannot be {verb}: {}", open.place, explain(error)));
+        flag.store(true, Ordering::Relaxed);
+        let what = format!("the cache {} cannot be {verb}", open.place);
+        if self.is_new(&what) {
+            self.progress.warning(&format!("{what}: {}", explain(error)));
         }
     }
 
-    /// Says something that costs time only.
+    /// Says something that costs time only, once.
     pub fn warn(&self, text: &str) {
-        self.progress.warning(text);
+        if self.is_new(text) {
+            self.progress.warning(text);
+        }
+    }
+
+    fn is_new(&self, what: &str) -> bool {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned())
     }
 }
 

@@ -12,13 +12,14 @@ use std::{
 };
 
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
+use serde::de::IgnoredAny;
 use tokio::task;
 
 use super::{
     BaseImage, ImageSource,
     error::RegistryError,
     pull::{assemble, choose},
-    spool::{beside, copy_verified},
+    spool::{beside, copy_verified, digest_of},
 };
 use crate::image::{
     digest::Digest,
@@ -110,6 +111,19 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Makes anew what makes a directory a layout, where it is no JSON: files that were copied half. Its tags are lost.
+    pub fn mend(&self) -> Result<(), RegistryError> {
+        let _lock = self.lock()?;
+        let parts = [("index.json", to_json(&ImageIndex::default())), (MARKER, MARKER_TEXT.into())];
+        for (name, new) in parts {
+            let known = self.read(name, INDEX_BYTES_MAX)?;
+            if serde_json::from_slice::<IgnoredAny>(&known).is_err() {
+                self.replace(name, &new)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the directory.
     pub fn root(&self) -> &Path {
         &self.root
@@ -163,28 +177,32 @@ impl Layout {
         self.root.join(blob_path(digest))
     }
 
-    /// Removes a blob, if it is there.
-    pub fn remove_blob(&self, digest: &Digest) -> Result<(), RegistryError> {
-        let path = self.blob_file(digest);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RegistryError::file("remove", &path)(error)),
-            _ => Ok(()),
-        }
-    }
-
     /// Lists what the tags name.
     pub fn tags(&self) -> Result<HashMap<String, Digest>, RegistryError> {
         let named = |mut entry: Descriptor| Some((entry.annotations.remove(REF_NAME)?, entry.digest));
         Ok(self.index()?.manifests.into_iter().filter_map(named).collect())
     }
 
-    /// Adds a blob from a file, verified on the way; one that is there already stays.
+    /// Adds a blob from a file, verified on the way; one of this size that is there already stays.
     pub async fn push_blob(&self, descriptor: &Descriptor, source: &Path) -> Result<(), RegistryError> {
         if self.blob_exists(descriptor) { Ok(()) } else { self.replace_blob(descriptor, source).await }
     }
 
-    /// Adds a blob from a file, verified on the way, in place of whatever has its name.
-    pub async fn replace_blob(&self, descriptor: &Descriptor, source: &Path) -> Result<(), RegistryError> {
+    /// Adds a blob from a file, verified on the way; what is there already stays if it is the blob, byte for byte.
+    pub async fn mend_blob(&self, descriptor: &Descriptor, source: &Path) -> Result<(), RegistryError> {
+        if self.blob_exists(descriptor) {
+            let file = self.open_blob(&descriptor.digest)?;
+            let found = task::spawn_blocking(move || digest_of(file)).await;
+            match found.map_err(io::Error::other).flatten() {
+                Ok(found) if found == descriptor.digest => return Ok(()),
+                Ok(found) => tracing::debug!(%found, expected = %descriptor.digest, "a damaged blob is replaced"),
+                Err(error) => tracing::debug!(%error, digest = %descriptor.digest, "an unreadable blob is replaced"),
+            }
+        }
+        self.replace_blob(descriptor, source).await
+    }
+
+    async fn replace_blob(&self, descriptor: &Descriptor, source: &Path) -> Result<(), RegistryError> {
         let file = File::open(source).map_err(RegistryError::file("open", source))?;
         let destination = self.root.join(blob_path(&descriptor.digest));
         copy_verified(source.display().to_string(), file, descriptor, &destination).await

@@ -126,7 +126,6 @@ impl Caching {
         drop(unusable);
         if !is_whole(&entry, &found.source) {
             self.cache.warn(&format!("the cache entry `{}` is not used: some of its blobs are not there", key.tag()));
-            self.cache.distrust();
             return Lookup::Nothing;
         }
         Lookup::Entry(Box::new(entry), found.source)

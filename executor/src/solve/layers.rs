@@ -202,20 +202,9 @@ impl Layers {
 
     /// Forgets a layer for which the cache was to blame, so that it is made again, or its index.
     pub(super) fn forget(&self, layer: &Digest) {
-        if let Some(cache) = &self.cache {
-            cache.discard(layer);
-        }
         self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(layer.clone());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, known| {
-            if known.descriptor.digest != *layer || matches!(known.origin, Origin::Written) {
-                return true;
-            }
-            if let (Some(cache), Origin::Cached(_, index)) = (&self.cache, &known.origin) {
-                cache.discard(&index.digest);
-            }
-            false
-        });
+        known.retain(|_, known| known.descriptor.digest != *layer || matches!(known.origin, Origin::Written));
     }
 
     /// Finds a layer of this build by the digest of its tar stream.
@@ -329,7 +318,6 @@ impl Layers {
             }
             Err(error) => {
                 cache.warn(&format!("the index `{tag}` in the cache is not used: {}", explain(&*error)));
-                cache.distrust();
                 None
             }
         }

@@ -166,7 +166,7 @@ impl Solver {
                 caching.saves.abandon();
                 self.layers.forget(layer);
                 self.steps.store(0, Ordering::Relaxed);
-                caching.cache.distrust();
+                caching.cache.begin_again();
                 caching.without(layer);
                 self.mounts.begin_again();
                 continue;

@@ -1,6 +1,6 @@
 //! Entries that are damaged, and caches that do not answer: each is a warning, and the build is right.
 
-use std::{fs, net::TcpListener, path::PathBuf};
+use std::{collections::BTreeSet, fs, net::TcpListener, path::PathBuf};
 
 use karve_tests::registry::Registry;
 use serde_json::Value;
@@ -69,9 +69,11 @@ fn check(files: impl Fn(&Scene) -> Vec<PathBuf>, is_always_read: bool) {
     }
 }
 
+/// Returns the paths of blobs of a type, each once: what is damaged twice may be whole again.
 fn of_type(scene: &Scene, word: &str) -> Vec<PathBuf> {
     let parts = parts(scene).into_iter().filter(|part| part["mediaType"].as_str().unwrap().contains(word));
-    parts.map(|part| scene.cache().blob_path(part["digest"].as_str().unwrap())).collect()
+    let paths: BTreeSet<_> = parts.map(|part| scene.cache().blob_path(part["digest"].as_str().unwrap())).collect();
+    paths.into_iter().collect()
 }
 
 #[test]
@@ -133,11 +135,44 @@ fn a_tag_of_something_else_is_no_entry() {
 }
 
 #[test]
-fn a_layout_with_a_broken_list_is_a_warning() {
+fn a_layout_that_was_copied_half_is_made_anew() {
+    for (name, content) in [("index.json", "{\"manifests\": ["), ("index.json", ""), ("oci-layout", "")] {
+        let scene = scene();
+        scene.build();
+        fs::write(scene.path("cache").join(name), content).unwrap();
+        let ended = scene.check();
+        ended.warns(&["cache"]);
+        scene.check_again(&ended).warns_of_no_cache();
+    }
+}
+
+#[test]
+fn a_damaged_blob_that_nobody_reads_is_replaced_when_it_is_made_again() {
     let scene = scene();
     scene.build();
-    fs::write(scene.path("cache/index.json"), "{\"manifests\": [").unwrap();
-    scene.check().warns(&["cache"]);
+    for path in of_type(&scene, "image.layer") {
+        Damage::Poisoned.inflict(&path);
+    }
+    scene.build_with(&[&scene.cache_flag(), "--no-cache"]);
+    // COPY and WORKDIR make the same layers again.
+    scene.edit("RUN cp", "RUN cp ");
+    let ended = scene.check();
+    ended.warns_of_no_cache();
+    assert!(ended.hits().contains(&"COPY file /".to_owned()), "{}", ended.stderr);
+}
+
+#[test]
+fn what_a_broken_build_left_unfinished_is_no_blob() {
+    let scene = scene();
+    let path = scene.path("cache/blobs/sha256");
+    let first = scene.build();
+    let mut layers = of_type(&scene, "image.layer");
+    let (name, left) = (layers.remove(0), path.join("unfinished.1-1.partial"));
+    fs::rename(&name, left).unwrap();
+    fs::write(name, "").unwrap();
+    let ended = scene.check();
+    scene.compare(&ended, &first);
+    scene.check_again(&ended).warns_of_no_cache();
 }
 
 #[test]
@@ -188,18 +223,31 @@ fn a_damaged_blob_in_a_registry_is_made_again() {
         scene.flags.push(format!("--insecure-registry={}", registry.host()));
         let cache = format!("--cache-repo={}/cache", registry.host());
         let first = scene.check_with(&[&cache]);
+        let mut paths = BTreeSet::new();
         for tag in registry.tags("cache") {
             let manifest: Value = serde_json::from_slice(&registry.client().manifest("cache", &tag).unwrap()).unwrap();
-            for part in manifest["layers"].as_array().unwrap() {
-                let path = registry.blob_path(part["digest"].as_str().unwrap());
-                if path.exists() {
-                    damage.inflict(&path);
-                }
-            }
+            let parts = manifest["layers"].as_array().unwrap().iter();
+            paths.extend(parts.map(|part| registry.blob_path(part["digest"].as_str().unwrap())));
+        }
+        for path in &paths {
+            damage.inflict(path);
         }
         scene.edit("RUN cat /copy > all\n", "RUN cat /copy > all\nRUN cat all > /top\n");
         let second = scene.check_with(&[&cache]);
         second.warns(&["cache"]);
         assert_ne!(second.digest(), first.digest());
+        // The registry takes a blob that it has lost, and keeps one that is damaged, whatever it is sent: whoever needs that
+        // one makes it again. One that is too short is asked for several times.
+        let is_healed = match damage {
+            Damage::Missing => true,
+            Damage::Poisoned => false,
+            Damage::Empty | Damage::Truncated => continue,
+        };
+        let third = scene.check_with(&[&cache, "--no-push-cache"]);
+        assert_eq!(third.misses().is_empty(), is_healed, "{}", third.stderr);
+        if is_healed {
+            assert_eq!(third.digest(), second.digest());
+            third.warns_of_no_cache();
+        }
     }
 }
