@@ -120,9 +120,13 @@ impl CacheMounts {
         Ok(hold)
     }
 
-    /// Forgets every cache: the next steps begin with new ones.
+    /// Forgets what a new attempt of the build cannot use: caches that were torn from steps, and those that began with the
+    /// files of a stage, which may become others. The rest is as good as what an earlier build left.
     pub(super) fn begin_again(&self) {
-        self.lock().clear();
+        self.lock().retain(|key, caches| {
+            let is_whole = |cache: &Cache| cache.users == 0 && !cache.is_torn;
+            !matches!(key.from, Some(From::Stage(_))) && caches.iter().all(is_whole)
+        });
     }
 
     /// Lists what is kept beyond the build, with where it is: what was used, and what every step has ended with that used it.
@@ -278,5 +282,22 @@ mod tests {
         assert_eq!(kept(&caches), ["first"]);
         busy.release();
         assert_eq!(kept(&caches), ["first", "busy"]);
+    }
+
+    #[test]
+    fn another_attempt_goes_on_with_what_steps_came_to_their_end_with() {
+        let caches: Arc<CacheMounts> = Arc::default();
+        take(&caches, "whole", Sharing::Locked, "whole").unwrap().release();
+        drop(take(&caches, "torn", Sharing::Locked, "torn"));
+        let from = |from| CacheKey { from: Some(from), ..key("from") };
+        for (from, name) in [(from(From::Stage(0)), "stage"), (from(From::Context), "context")] {
+            let made = async |is_first| Ok::<_, Infallible>(directory(name, is_first));
+            let Some(Ok(hold)) = caches.acquire(&from, Sharing::Locked, made).now_or_never() else { panic!("{name}") };
+            hold.release();
+        }
+        caches.begin_again();
+        assert_eq!(kept(&caches), ["context", "whole"]);
+        assert_eq!(name(take(&caches, "torn", Sharing::Locked, "new").as_ref()), Some("new"));
+        assert_eq!(name(take(&caches, "whole", Sharing::Locked, "new").as_ref()), Some("whole"));
     }
 }

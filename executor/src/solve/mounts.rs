@@ -65,7 +65,7 @@ impl Mounts {
         }
     }
 
-    /// Forgets what an attempt has made that is given up: stages become something else, and caches were torn from steps.
+    /// Forgets what an attempt has made that is given up: stages become something else, and some caches were torn from steps.
     pub(super) fn begin_again(&self) {
         self.lowers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.caches.begin_again();

@@ -10,6 +10,7 @@
     reason = "tests fail by panicking; clippy knows only those in `#[test]` functions"
 )]
 
+mod again;
 mod bases;
 mod bytes;
 mod changes;
