@@ -24,21 +24,36 @@ pub struct Registry {
 impl Registry {
     /// Starts a registry that asks for no password.
     pub fn start() -> Self {
-        Self::serve(None)
+        Self::serve(Self::directory(), None, false)
     }
 
     /// Starts a registry that asks everybody for this user and password.
     pub fn start_with_password(user: &str, password: &str) -> Self {
-        Self::serve(Some((user.to_owned(), password.to_owned())))
+        Self::serve(Self::directory(), Some((user.to_owned(), password.to_owned())), false)
     }
 
-    fn serve(credentials: Option<Credentials>) -> Self {
-        let directory = TempDir::with_prefix("karve-registry-").expect("there is room for a registry");
+    /// Starts the registry anew, on another port, so that it refuses everything that is written.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        let Self { process, client, directory } = self;
+        drop(process);
+        Self::serve(directory, client.credentials, true)
+    }
+
+    fn directory() -> TempDir {
+        TempDir::with_prefix("karve-registry-").expect("there is room for a registry")
+    }
+
+    fn serve(directory: TempDir, credentials: Option<Credentials>, is_read_only: bool) -> Self {
         let path = directory.path();
         // JSON is YAML too.
         let mut configuration = serde_json::json!({
             "version": 0.1,
-            "storage": {"filesystem": {"rootdirectory": path.join("data")}, "delete": {"enabled": true}},
+            "storage": {
+                "filesystem": {"rootdirectory": path.join("data")},
+                "delete": {"enabled": true},
+                "maintenance": {"readonly": {"enabled": is_read_only}},
+            },
             "http": {"addr": "127.0.0.1:0"},
         });
         if let Some(credentials) = &credentials {

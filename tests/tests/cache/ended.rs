@@ -126,8 +126,18 @@ impl Ended {
     /// Checks that the build had nothing to say against its cache.
     #[track_caller]
     pub(crate) fn warns_of_no_cache(&self) {
-        let warnings = self.stderr.lines().filter(|line| line.starts_with("warning:") && line.contains("cache"));
-        assert_eq!(warnings.count(), 0, "{}", self.stderr);
+        assert_eq!(self.cache_warnings(), 0, "{}", self.stderr);
+    }
+
+    /// Checks that the build had one thing to say against its cache, with these words.
+    #[track_caller]
+    pub(crate) fn warns_once(&self, words: &[&str]) {
+        self.warns(words);
+        assert_eq!(self.cache_warnings(), 1, "{}", self.stderr);
+    }
+
+    fn cache_warnings(&self) -> usize {
+        self.stderr.lines().filter(|line| line.starts_with("warning:") && line.contains("cache")).count()
     }
 }
 

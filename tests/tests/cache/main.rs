@@ -26,6 +26,7 @@ mod places;
 mod project;
 mod races;
 mod random;
+mod read_only;
 mod reasons;
 mod scene;
 mod secrets;

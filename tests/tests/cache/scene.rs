@@ -32,6 +32,8 @@ pub(crate) struct Scene {
     pub(crate) arguments: BTreeMap<String, String>,
     /// Flags of every build.
     pub(crate) flags: Vec<String>,
+    /// A command that runs the program of every build, which is given behind it.
+    pub(crate) wrapper: Vec<String>,
     /// The environment of every build, beside `PATH`.
     pub(crate) environment: BTreeMap<String, String>,
     /// How many builds were started.
@@ -54,6 +56,7 @@ impl Scene {
             directory,
             arguments: BTreeMap::from([("BASE".to_owned(), base)]),
             flags: Vec::new(),
+            wrapper: Vec::new(),
             environment: BTreeMap::new(),
             builds: Cell::new(0),
         };
@@ -179,8 +182,10 @@ impl Scene {
         fs::create_dir(&place).expect("the directory is ours");
         let file = |name: &str| File::create(place.join(name)).expect("the directory is ours");
         let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
-        let mut command = Command::new(programs::karve());
-        command.arg("build").arg(flag("context", &self.context(""))).args(&self.flags).args(flags);
+        let program = programs::karve().display().to_string();
+        let mut words = self.wrapper.iter().chain([&program]);
+        let mut command = Command::new(words.next().expect("there is the program"));
+        command.args(words).arg("build").arg(flag("context", &self.context(""))).args(&self.flags).args(flags);
         command.args(self.arguments.iter().map(|(name, value)| format!("--build-arg={name}={value}")));
         command.arg(flag("work-dir", &place.join("work"))).arg(flag("report", &place.join("report")));
         command.arg("--timeout=4m"); // it never outlives a test that gave up
