@@ -56,6 +56,9 @@ impl Solver {
             match self.remotes.is_current(file, etag).await {
                 Ok(true) => {
                     self.remotes.expect(remote, &digest);
+                    if caching.cache.lacks(&found.source) {
+                        caching.saves.artifact(tag, of_url(etag.clone(), &digest));
+                    }
                     return Some(digest);
                 }
                 Ok(false) => {}
@@ -64,8 +67,7 @@ impl Solver {
         }
         let (digest, etag) = self.remotes.file_digest(remote).await?;
         if let Some(etag) = etag {
-            let annotations = BTreeMap::from([(ETAG.to_owned(), etag), (DIGEST.to_owned(), digest.to_string())]);
-            caching.saves.artifact(tag, Artifact { artifact_type: URL_TYPE, parts: vec![Part::empty()], annotations });
+            caching.saves.artifact(tag, of_url(etag, &digest));
         }
         Some(digest)
     }
@@ -84,4 +86,10 @@ impl Solver {
         hasher.field(origin.as_bytes());
         Some(hasher.finish())
     }
+}
+
+/// What is remembered of a URL.
+fn of_url(etag: String, digest: &Digest) -> Artifact {
+    let annotations = BTreeMap::from([(ETAG.to_owned(), etag), (DIGEST.to_owned(), digest.to_string())]);
+    Artifact { artifact_type: URL_TYPE, parts: vec![Part::empty()], annotations }
 }

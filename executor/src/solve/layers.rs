@@ -93,7 +93,7 @@ pub struct Layers {
     cache: Option<Arc<Cache>>,
     /// Keeps the layers of base images from one build to the next.
     store: Option<Layout>,
-    /// The layers of base images whose index was made here.
+    /// The layers of base images whose index was made here, or found elsewhere than where it is saved.
     indexed: Mutex<Vec<Arc<StageLayer>>>,
     /// The layers whose index in the cache is wrong.
     distrusted: Mutex<HashSet<Digest>>,
@@ -115,6 +115,11 @@ impl StageLayer {
     /// Whether what is known of the layer came from the cache.
     pub(super) fn is_of_cache(&self) -> bool {
         matches!(self.origin, Origin::Cached(..)) || self.is_index_kept.load(Ordering::Relaxed)
+    }
+
+    /// The file with its bytes, if it is here.
+    pub(super) fn file(&self) -> Option<&PathBuf> {
+        self.blob.get()
     }
 
     /// Says that the cache is to blame: the build has to do without what it has of the layer.
@@ -303,7 +308,7 @@ impl Layers {
     }
 
     /// Looks in the cache for the index of a base layer; whatever is wrong with it, the layer itself can be read.
-    async fn kept_index(&self, layer: &StageLayer) -> Option<Arc<Index>> {
+    async fn kept_index(&self, layer: &Arc<StageLayer>) -> Option<Arc<Index>> {
         let cache = self.cache.as_ref()?;
         if self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).contains(&layer.descriptor.digest) {
             return None;
@@ -314,6 +319,9 @@ impl Layers {
         match self.known_index(layer, &found.source, descriptor).await {
             Ok(index) => {
                 layer.is_index_kept.store(true, Ordering::Relaxed);
+                if cache.lacks(&found.source) {
+                    self.indexed.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(layer));
+                }
                 Some(index)
             }
             Err(error) => {
@@ -365,7 +373,7 @@ impl Layers {
         packed.await.cloned()
     }
 
-    /// The layers of base images whose index was made here since this was asked last.
+    /// The layers of base images whose index is to be saved, since this was asked last.
     pub(super) fn take_indexed(&self) -> Vec<Arc<StageLayer>> {
         std::mem::take(&mut *self.indexed.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -174,6 +174,9 @@ impl Solver {
             if let Some(caching) = self.caching.as_ref().filter(|caching| caching.is_changed()) {
                 self.keep_record(caching, &reuse);
             }
+            if let (Ok(_), Some(caching)) = (&result, &self.caching) {
+                self.keep_found(caching, &reuse);
+            }
             break result;
         }
     }

@@ -187,7 +187,7 @@ impl StageRun<'_> {
         if let (Some(saved), Some(tag)) = (saved, &tag)
             && let Some(Restored { path, index }) = saved.restore(tag, &mount.target).await
         {
-            return Ok(CacheDirectory { path, kept: Some(kept(tag.clone(), Some(index))) });
+            return Ok(CacheDirectory { path, kept: Some(kept(tag.clone(), index)) });
         }
         let (root, top, index) = if let Some(from) = &mount.from {
             let (root, index) = Box::pin(self.unpacked_part(from, &mount.source, &mount.target)).await?;

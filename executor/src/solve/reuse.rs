@@ -12,16 +12,19 @@ use super::{
     definitions::{Definitions, StepDefinition, platform},
     error::SolveError,
     layers::StageLayer,
+    saves::FoundStage,
     stage::{MadeStep, StageResult},
 };
 use crate::{
     cache::{
         choose::{self, Choice},
+        entry::Entry,
         misses::{self, RECORD_BYTES_MAX, RECORD_MEDIA_TYPE, RECORD_TYPE, Record, RecordedStep},
         store::{Artifact, Part},
     },
     plan::graph::{Base, From, Operation},
     progress::explain,
+    registry::ImageSource,
 };
 
 /// Lookups under way at one time.
@@ -170,6 +173,26 @@ impl Solver {
         state.stands_on = Some(entry.stages.clone());
         state.created = entry.created;
         Ok(Some(state))
+    }
+
+    /// Lists what was used and found elsewhere than where the build saves, to be copied: a later build may ask there alone.
+    /// Of what was found of a stage, that is what the image was made of.
+    pub(super) fn keep_found(&self, caching: &Caching, reuse: &Reuse) {
+        let uploaded = self.uploaded_stages();
+        for (number, lookups) in reuse.lookups.iter().enumerate().filter(|(number, _)| reuse.needed[*number]) {
+            let found = lookups[..reuse.first_step(number)].iter().filter_map(|lookup| match lookup {
+                Lookup::Entry(entry, source) => Some((&**entry, source)),
+                Lookup::Nothing | Lookup::Expired => None,
+            });
+            let found: Vec<_> = found.collect();
+            let Some((used, _)) = found.last().filter(|(_, source)| caching.cache.lacks(source)) else { continue };
+            let is_copied = |(entry, source): &&(&Entry, &ImageSource)| {
+                used.layers.starts_with(&entry.layers) && caching.cache.lacks(source)
+            };
+            let entries = found.iter().filter(is_copied);
+            let entries = entries.map(|(entry, source)| ((*entry).clone(), (*source).clone())).collect();
+            caching.saves.found(FoundStage { entries, in_image: uploaded[number] });
+        }
     }
 
     /// Says why a step was not found.

@@ -67,8 +67,8 @@ pub struct SavedCaches {
 pub(super) struct Restored {
     /// The directory.
     pub(super) path: PathBuf,
-    /// A file with the index of what is in it.
-    pub(super) index: PathBuf,
+    /// A file with the index of what is in it; `None` if it was found elsewhere than where it is saved, so that it is saved.
+    pub(super) index: Option<PathBuf>,
 }
 
 /// Why a cache is not what it was.
@@ -162,7 +162,8 @@ impl SavedCaches {
                 for warning in &warnings {
                     self.progress.warning(warning);
                 }
-                Ok(Restored { path, index: archive.index })
+                let index = (!self.cache.lacks(&found.source)).then_some(archive.index);
+                Ok(Restored { path, index })
             }
             Err(error) => {
                 // Nobody has seen the directory: the cache gets another one.

@@ -9,6 +9,7 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
+    caching::Caching,
     error::SolveError,
     indexes,
     layers::{Layers, Origin, StageLayer},
@@ -23,6 +24,7 @@ use crate::{
     },
     image::digest::Digest,
     progress::explain,
+    registry::ImageSource,
 };
 
 /// Saves entries, and waits for what is under way.
@@ -30,6 +32,8 @@ use crate::{
 pub(super) struct Saves {
     shared: Arc<Shared>,
     tasks: Mutex<JoinSet<()>>,
+    /// What the build has used of other places.
+    found: Mutex<Vec<FoundStage>>,
 }
 
 #[derive(Debug)]
@@ -52,9 +56,19 @@ pub(super) struct Finished {
     pub(super) in_image: bool,
 }
 
+/// What a build has used of a stage, and found elsewhere than where it saves.
+#[derive(Debug)]
+pub(super) struct FoundStage {
+    /// The entry of each step, lowest first, with where its blobs are. The layers of each are the lowest of the last one's.
+    pub(super) entries: Vec<(Entry, ImageSource)>,
+    /// Whether the layers are the image's too.
+    pub(super) in_image: bool,
+}
+
 impl Saves {
     pub(super) fn new(cache: Arc<Cache>, layers: Arc<Layers>, uploads: Arc<Uploads>) -> Self {
-        Self { shared: Arc::new(Shared { cache, layers, uploads }), tasks: Mutex::default() }
+        let shared = Arc::new(Shared { cache, layers, uploads });
+        Self { shared, tasks: Mutex::default(), found: Mutex::default() }
     }
 
     /// Begins to save a step.
@@ -65,6 +79,11 @@ impl Saves {
                 shared.cache.warn(&format!("a step is not kept in the cache: {}", explain(&error)));
             }
         });
+    }
+
+    /// Copies what was found in another place, when all is done: what has been fetched until then need not be fetched.
+    pub(super) fn found(&self, stage: FoundStage) {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).push(stage);
     }
 
     /// Begins to save an artifact that is ready.
@@ -91,6 +110,14 @@ impl Saves {
             self.spawn(async move {
                 if let Err(error) = shared.save_index(&layer).await {
                     shared.cache.warn(&format!("the index of a layer is not kept in the cache: {}", explain(&error)));
+                }
+            });
+        }
+        for stage in std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner)) {
+            let shared = Arc::clone(&self.shared);
+            self.spawn(async move {
+                if let Err(error) = shared.copy(&stage).await {
+                    shared.cache.warn(&format!("steps are not copied from cache to cache: {}", explain(&error)));
                 }
             });
         }
@@ -128,15 +155,49 @@ impl Shared {
             stages: step.stages.clone(),
             created: step.created,
         };
+        self.save_entry(&entry, parts).await
+    }
+
+    async fn save_entry(&self, entry: &Entry, parts: Vec<Part>) -> Result<(), SolveError> {
         let annotations = entry.annotations().map_err(|_| SolveError::Internal("an entry cannot be written"))?;
         self.cache.save(&entry.tags(), &Artifact { artifact_type: STEP_TYPE, parts, annotations }).await;
+        Ok(())
+    }
+
+    /// Copies the entries of a stage up to the first layer that a registry would have to send for that alone.
+    async fn copy(&self, stage: &FoundStage) -> Result<(), SolveError> {
+        let Some((deepest, source)) = stage.entries.last() else { return Ok(()) };
+        let mut parts = Vec::with_capacity(2 * deepest.layers.len());
+        for layer in &deepest.layers {
+            let Some(known) = Caching::layer(&self.layers, layer, source) else { break };
+            let mut lenders = if stage.in_image { self.uploads.homes(&known).await } else { Vec::new() };
+            if let ImageSource::Registry(reference) = source {
+                lenders.push(reference.repository().clone());
+            }
+            let content = match known.file() {
+                Some(path) => Content::File(path.clone(), lenders),
+                None if self.cache.reaches(&layer.layer, source, &lenders).await => Content::Elsewhere(source.clone()),
+                None => break,
+            };
+            let index = Part { descriptor: layer.index.clone(), content: Content::Elsewhere(source.clone()) };
+            parts.extend([Part { descriptor: layer.descriptor(), content }, index]);
+        }
+        for (entry, _) in stage.entries.iter().filter(|(entry, _)| 2 * entry.layers.len() <= parts.len()) {
+            self.save_entry(entry, parts[..2 * entry.layers.len()].to_vec()).await?;
+        }
         Ok(())
     }
 
     /// Where the bytes of a layer are. Those of the image are sent to their destination first, and mounted from there.
     async fn content(&self, layer: &Arc<StageLayer>, in_image: bool) -> Result<Content, SolveError> {
         if let Some(source) = layer.origin.source() {
-            return Ok(Content::Elsewhere(source.clone()));
+            return Ok(match (source, layer.file()) {
+                // What is here is not fetched once more.
+                (ImageSource::Registry(reference), Some(path)) if self.cache.lacks(source) => {
+                    Content::File(path.clone(), vec![reference.repository().clone()])
+                }
+                _ => Content::Elsewhere(source.clone()),
+            });
         }
         let homes = if in_image { self.uploads.homes(layer).await } else { Vec::new() };
         Ok(Content::File(self.layers.blob(layer).await?.clone(), homes))

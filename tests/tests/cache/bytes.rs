@@ -26,10 +26,16 @@ impl Wire {
     /// Builds, and returns what the registry was asked for meanwhile: methods and paths.
     #[track_caller]
     fn build(&self, repository: &str, misses: usize) -> Vec<(String, String)> {
+        self.build_with(repository, &[&format!("--cache-repo={}/cache", self.registry.host())], misses)
+    }
+
+    /// Does the same as [`Wire::build`] with these flags in place of the cache's.
+    #[track_caller]
+    fn build_with(&self, repository: &str, flags: &[&str], misses: usize) -> Vec<(String, String)> {
         let seen = self.registry.log().len();
         let host = self.registry.host();
         let destination = format!("--destination={host}/{repository}:v1");
-        let ended = self.scene.build_with(&[&destination, &format!("--cache-repo={host}/cache")]);
+        let ended = self.scene.build_with(&[&[&*destination], flags].concat());
         assert_eq!(ended.misses().len(), misses, "{}", ended.stderr);
         ended.warns_of_no_cache();
         if misses == 0 {
@@ -94,6 +100,49 @@ fn an_image_for_another_repository_is_mounted_from_the_cache() {
     let other = wire.build("other/place", 0);
     wire.check("other/place", &other);
     assert!(other.iter().any(|(method, path)| method == "POST" && path.contains("mount=")), "{other:#?}");
+}
+
+#[test]
+fn what_another_cache_of_the_registry_has_is_mounted_in_the_own_one() {
+    let wire = Wire::new(STEPS);
+    wire.scene.edit("ARG BASE\n", "ARG BASE\nFROM ${BASE} AS base\n");
+    wire.build("app", 4);
+    let [from, own] = ["from=", "repo="].map(|flag| format!("--cache-{flag}{}/", wire.registry.host()));
+    let (from, own) = (format!("{from}cache"), format!("{own}own/cache"));
+    let copied = wire.build_with("app", &[&own, &from], 0);
+    wire.check("app", &copied);
+    let steps = |repository| {
+        let tags = wire.registry.tags(repository).into_iter();
+        tags.filter(|tag| tag.starts_with("step-")).collect::<Vec<_>>()
+    };
+    assert_eq!(steps("own/cache"), steps("cache"));
+    let alone = wire.build_with("app", &[&own], 0);
+    wire.check("app", &alone);
+    // What is there is not copied again.
+    let again = wire.build_with("app", &[&own, &from], 0);
+    assert!(!again.iter().any(|(method, path)| method != "GET" && path.contains("/own/cache/")), "{again:#?}");
+    wire.scene.edit("COPY --from=base /of-the-base /taken", "COPY --from=base /of-the-base /elsewhere");
+    wire.build_with("app", &[&own], 1);
+}
+
+#[test]
+fn what_a_cache_elsewhere_has_is_copied_only_when_it_was_fetched() {
+    let mut wire = Wire::new(STEPS);
+    wire.scene.edit("ARG BASE\n", "ARG BASE\nFROM ${BASE} AS base\n");
+    wire.build("app", 4);
+    let elsewhere = Registry::start();
+    wire.scene.flags.push(format!("--insecure-registry={}", elsewhere.host()));
+    let own = format!("--cache-repo={}/cache", elsewhere.host());
+    let from = format!("--cache-from={}/cache", wire.registry.host());
+    let hit = wire.build_with("app", &[&own, &from], 0);
+    wire.check("app", &hit);
+    let is_empty = |registry: &Registry| !registry.tags("cache").iter().any(|tag| tag.starts_with("step-"));
+    assert!(is_empty(&elsewhere));
+    // A layout gets all layers, so they are here.
+    let fetched = wire.scene.build_with(&[&own, &from]);
+    assert_eq!((fetched.misses().len(), is_empty(&elsewhere)), (0, false), "{}", fetched.stderr);
+    let alone = wire.scene.check_with(&[&own]);
+    assert_eq!((alone.misses().len(), alone.digest()), (0, fetched.digest()), "{}", alone.stderr);
 }
 
 #[test]

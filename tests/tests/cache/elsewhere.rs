@@ -56,6 +56,17 @@ fn a_file_that_its_server_still_has_is_not_fetched_again() {
 }
 
 #[test]
+fn what_another_cache_knows_of_a_file_is_copied_to_the_own_one() {
+    let mut site = Site::new("one", Some("\"1\""));
+    let from = format!("oci:{}", site.scene.path("from").display());
+    site.scene.build_with(&[&format!("--cache-repo={from}")]);
+    site.scene.flags.push(format!("--cache-from={from}"));
+    assert_eq!(site.check(), (0, methods(&["HEAD"])));
+    site.scene.flags.pop();
+    assert_eq!(site.check(), (0, methods(&["HEAD"])));
+}
+
+#[test]
 fn a_file_that_changed_misses() {
     let site = Site::new("one", Some("\"1\""));
     site.check();

@@ -67,6 +67,43 @@ fn several_caches_are_read_and_one_is_written() {
 }
 
 #[test]
+fn what_another_cache_has_is_copied_to_the_own_one() {
+    let scene = Scene::on_busybox(
+        "RUN --mount=type=cache,target=/c echo 1 >> /c/runs; cp /c/runs /runs\nWORKDIR /d\nCOPY file /\n",
+        &[("file", "")],
+    );
+    let from = format!("oci:{}", scene.path("from").display());
+    let first = scene.build_with(&[&format!("--cache-repo={from}")]);
+    let from = format!("--cache-from={from}");
+    let copied = scene.build_with(&[&scene.cache_flag(), &from]);
+    assert_eq!((copied.misses().len(), copied.digest()), (0, first.digest()), "{}", copied.stderr);
+    let alone = scene.check_again(&first);
+    alone.warns_of_no_cache();
+    // A step in the middle: those before it hit, each by its own entry.
+    scene.edit("WORKDIR /d", "WORKDIR /e");
+    let middle = scene.build();
+    assert_eq!(middle.hits(), ["COPY file /", "RUN --mount=type=cache,target=/c echo 1 >> /c/runs; cp /c/runs /runs"]);
+    // A cache mount is copied by the build that uses it.
+    scene.edit("echo 1 >>", "echo 2 >>");
+    let mounted = scene.build_with(&[&scene.cache_flag(), &from]);
+    assert_eq!(mounted.image().text("runs"), "1\n2\n");
+    scene.edit("echo 2 >> /c/runs", "true");
+    assert_eq!(scene.build().image().text("runs"), "1\n2\n");
+}
+
+#[test]
+fn a_cache_mount_that_only_another_cache_has_is_copied_unchanged() {
+    let scene = Scene::on_busybox("RUN --mount=type=cache,target=/c echo 1 > /c/file\n", &[]);
+    let from = format!("oci:{}", scene.path("from").display());
+    scene.build_with(&[&format!("--cache-repo={from}")]);
+    scene.edit("echo 1 > /c/file", "cp /c/file /seen");
+    scene.build_with(&[&scene.cache_flag(), &format!("--cache-from={from}")]);
+    assert!(scene.cache().tags().iter().any(|tag| tag.starts_with("index-")), "nor is the base image read again");
+    scene.edit("cp /c/file /seen", "cp /c/file /seen-again");
+    assert_eq!(scene.build().image().text("seen-again"), "1\n");
+}
+
+#[test]
 fn run_layers_are_not_cached_when_that_is_asked_for() {
     let scene = random();
     let first = scene.build();
