@@ -185,6 +185,7 @@ impl Solver {
     pub async fn keep(&self) {
         if let Some(caching) = &self.caching {
             caching.saves.finish().await;
+            caching.prune().await;
         }
     }
 
