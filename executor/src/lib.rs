@@ -17,6 +17,7 @@ pub mod context;
 pub mod filesystem;
 pub mod flags;
 pub mod image;
+mod in_root;
 pub mod layer;
 pub mod options;
 pub mod plan;

@@ -20,7 +20,10 @@ use rustix::{
 use thiserror::Error;
 
 use super::walk;
-use crate::filesystem::{path::TreePath, view::View};
+use crate::{
+    filesystem::{path::TreePath, view::View},
+    in_root::open_in_root,
+};
 
 /// The largest Dockerfile or ignore file, in bytes.
 pub const DOCKERFILE_BYTES_MAX: u64 = karve_dockerfile::DOCKERFILE_BYTES_MAX as u64;
@@ -223,12 +226,6 @@ impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
-}
-
-/// Opens a path below a directory as if the directory were `/`.
-pub(super) fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let path = if path.is_empty() { "." } else { path };
-    openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
 fn parse_ignore(path: &str, text: &str) -> Result<Patterns, DirectoryError> {

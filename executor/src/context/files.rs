@@ -21,10 +21,9 @@ use thiserror::Error;
 
 use super::{
     budget::{Budget, VolumeFull},
-    directory::open_in_root,
     walk::{names, open_directory},
 };
-use crate::filesystem::path::TreePath;
+use crate::{filesystem::path::TreePath, in_root::open_in_root};
 
 /// The most bytes that the files may have together. A ConfigMap holds at most 1 MiB.
 const TOTAL_BYTES_MAX: u64 = 4 << 20;

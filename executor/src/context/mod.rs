@@ -39,6 +39,7 @@ use self::{
     files::FilesError,
     git_source::{GitError, GitSource},
 };
+use crate::in_root::open_in_root;
 
 /// The context's files in the output directory.
 pub const TREE: &str = "tree";
@@ -251,7 +252,7 @@ fn open_source(directory: &Path, sub_path: &str) -> Result<File, ContextError> {
     let named = |source| ContextError::SourceDirectory { path: directory.display().to_string(), source };
     let root = File::open(directory).map_err(named)?;
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-    match directory::open_in_root(root.as_fd(), sub_path, flags) {
+    match open_in_root(root.as_fd(), sub_path, flags) {
         Ok(opened) => Ok(File::from(opened)),
         Err(errno) if sub_path.is_empty() => Err(named(errno.into())),
         Err(_) => Err(ContextError::SubPathNotFound { sub_path: sub_path.to_owned() }),

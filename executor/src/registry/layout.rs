@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::de::IgnoredAny;
 use tokio::task;
 
@@ -24,10 +24,13 @@ use super::{
     pull::{assemble, choose},
     spool::{beside, copy_verified, digest_of},
 };
-use crate::image::{
-    digest::Digest,
-    manifest::{CONFIG_BYTES_MAX, Descriptor, Document, ImageIndex, InvalidManifest, MANIFEST_BYTES_MAX, REF_NAME},
-    platform::Platform,
+use crate::{
+    image::{
+        digest::Digest,
+        manifest::{CONFIG_BYTES_MAX, Descriptor, Document, ImageIndex, InvalidManifest, MANIFEST_BYTES_MAX, REF_NAME},
+        platform::Platform,
+    },
+    in_root::open_in_root,
 };
 
 /// The file that makes a directory a layout.
@@ -332,11 +335,10 @@ impl Layout {
     /// Opens a regular file below the root, wherever its links point.
     fn open_file(&self, name: &str) -> Result<File, RegistryError> {
         let root = self.directory()?;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         // Without NONBLOCK, a fifo in the place of a blob would hold the build up.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let path = self.root.join(name);
-        let opened = match openat2(&root, name, flags, Mode::empty(), resolve) {
+        let opened = match open_in_root(&root, name, flags) {
             Ok(opened) => File::from(opened),
             Err(rustix::io::Errno::NOENT) => return Err(self.invalid(format!("it has no `{name}`"))),
             Err(error) => return Err(RegistryError::file("open", &path)(error.into())),

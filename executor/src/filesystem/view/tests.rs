@@ -288,7 +288,7 @@ fn any_layer() -> impl Strategy<Value = Vec<Change>> {
 
 /// Makes the tree on disk and returns where the kernel says that a path leads when the directory is its root.
 fn kernel_resolve(entries: &[(TreePath, Option<String>)], text: &str) -> Result<TreePath, rustix::io::Errno> {
-    use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+    use rustix::fs::OFlags;
 
     let directory = tempfile::tempdir().expect("a temporary directory");
     for (path, target) in entries {
@@ -299,16 +299,13 @@ fn kernel_resolve(entries: &[(TreePath, Option<String>)], text: &str) -> Result<
             Some(target) => std::os::unix::fs::symlink(target, path).expect("a symlink"),
         }
     }
-    let open = |path: &str, resolve| {
-        let root = std::fs::File::open(directory.path()).expect("the directory");
-        openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-    };
+    let root = std::fs::File::open(directory.path()).expect("the directory");
+    let open = |path: &str| crate::in_root::open_in_root(&root, path, OFlags::PATH | OFlags::CLOEXEC);
     let place = |descriptor: std::os::fd::OwnedFd| {
         let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&descriptor));
         TreePath::clean(std::fs::read_link(link).expect("procfs").as_os_str().as_encoded_bytes())
     };
-    let root = place(open(".", ResolveFlags::empty())?);
-    let found = place(open(text, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?);
+    let (root, found) = (place(open(".")?), place(open(text)?));
     Ok(found.relative_to(&root).expect("nothing leaves the root"))
 }
 
