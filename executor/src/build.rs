@@ -1,5 +1,6 @@
 //! One build, from checked options to a digest that the registry confirmed.
 
+mod early;
 pub mod error;
 mod prepare;
 mod publish;
@@ -21,11 +22,11 @@ use karve_dockerfile::{self as dockerfile, diagnostic::Diagnostics, lint::Findin
 
 use self::{
     error::BuildError,
-    prepare::{Prepared, reads_context, sandbox, scan, solver},
+    prepare::{Prepared, context, sandbox, solver},
     publish::publish,
 };
 use crate::{
-    context::{directory::Directory, view::BuildContext},
+    context::directory::Directory,
     image::{digest::Digest, platform::Platform, reference::Reference},
     options::{Environment, Options},
     plan::{
@@ -158,18 +159,18 @@ async fn make(
     let wrong = |diagnostics| BuildError::Dockerfile { file: dockerfile_name.clone(), diagnostics };
     let dockerfile = dockerfile::parse(&source.text).map_err(wrong)?;
     let planned = graph::Options { ignored: source.ignore.clone(), ..options.plan.clone() };
-    let (graph, images) = plan_with_images(&dockerfile, &planned, registry, &dockerfile_name, wrong).await?;
+    let directory = Arc::new(directory);
+    let ((graph, images), early) = try_join(
+        plan_with_images(&dockerfile, &planned, registry, &dockerfile_name, wrong),
+        early::begin(&dockerfile, &directory, &source.ignore, work.path()),
+    )
+    .await?;
     tell_warnings(&dockerfile, &graph.lint, &dockerfile_name, progress)?;
     let bases = images.iter().map(|(name, image)| (name.reference.clone(), image.named_digest.clone())).collect();
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX);
     let hashing_threads = options.cache.as_ref().map(|_| threads);
-    let context = async {
-        match reads_context(&graph) {
-            true => scan(directory, source.ignore, &graph, hashing_threads).await,
-            false => Ok(BuildContext::default()),
-        }
-    };
-    let (context, sandbox) = try_join(context, sandbox(options, &graph, work.path())).await?;
+    let context = context(early.listed, &directory, &source.ignore, &graph, hashing_threads).await?;
+    let sandbox = sandbox(early.isolation, options, &graph, work.path()).await?;
     let isolation = sandbox.isolation.as_ref().map(ToString::to_string);
     let planned = Prepared { dockerfile_name, graph, images, context, sandbox, threads };
     let solver = solver(options, registry, work, mounts, progress, planned, now)?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use karve_dockerfile::ignore::Patterns;
 
-use super::{error::BuildError, source_info};
+use super::{early, error::BuildError, source_info};
 use crate::{
     cache::store::Cache,
     context::{directory::Directory, view::BuildContext},
@@ -91,43 +91,52 @@ pub(super) fn solver(
     })
 }
 
-/// Lists the context off the runtime's threads; with `hashing_threads`, reads the files that the keys of steps need.
-pub(super) async fn scan(
-    directory: Directory,
-    ignore: Patterns,
+/// The context, if somebody reads it; with `hashing_threads`, the files that the keys of steps need are read.
+pub(super) async fn context(
+    listed: Option<Result<BuildContext, BuildError>>,
+    directory: &Arc<Directory>,
+    ignore: &Patterns,
     graph: &Graph,
     hashing_threads: Option<usize>,
 ) -> Result<BuildContext, BuildError> {
-    let panicked = |_| SolveError::Internal("the thread that lists the context panicked");
-    let listed = tokio::task::spawn_blocking(move || BuildContext::scan(directory, 0, &ignore)).await;
-    let mut context = listed.map_err(panicked)??;
+    if !operations(graph).any(|operation| operation.sources().contains(&&From::Context)) {
+        return Ok(BuildContext::default());
+    }
+    let mut context = match listed {
+        Some(listed) => listed?,
+        None => early::list(directory, ignore).await?,
+    };
     let Some(threads) = hashing_threads else { return Ok(context) };
     let wanted = context_files(graph, &context.view);
     let hashed = tokio::task::spawn_blocking(move || {
         context.hash(&|path| wanted.contains(path), threads)?;
         Ok::<_, SolveError>(context)
     });
-    Ok(hashed.await.map_err(panicked)??)
+    Ok(hashed.await.map_err(|_| SolveError::Internal("the thread that reads the context panicked"))??)
 }
 
 fn operations(graph: &Graph) -> impl Iterator<Item = &Operation> {
     graph.stages.iter().flat_map(|stage| &stage.steps).map(|step| &step.operation)
 }
 
-pub(super) fn reads_context(graph: &Graph) -> bool {
-    operations(graph).any(|operation| operation.sources().contains(&&From::Context))
-}
-
-/// Asks the kernel what a RUN may do, if there is one. Without permission a Dockerfile without RUN still builds.
+/// What the kernel lets a RUN do, if there is one: `probed`, or it is asked. Without permission a Dockerfile without RUN still builds.
 ///
 /// With a cache that may have all RUN steps, what is missing is returned: the first that must be executed fails.
-pub(super) async fn sandbox(options: &Options, graph: &Graph, work: &Path) -> Result<Probed, BuildError> {
+pub(super) async fn sandbox(
+    probed: Option<Isolation>,
+    options: &Options,
+    graph: &Graph,
+    work: &Path,
+) -> Result<Probed, BuildError> {
     let sandbox = Sandbox::default();
     let run = operations(graph).any(|operation| matches!(operation, Operation::Run(_)));
     if !run && !options.require_userns {
         return Ok(Probed { sandbox, isolation: None, missing: None });
     }
-    let isolation = sandbox.probe(work).await;
+    let isolation = match probed {
+        Some(isolation) => isolation,
+        None => sandbox.probe(work).await,
+    };
     let Isolation::None { reason } = &isolation else {
         return Ok(Probed { sandbox, isolation: Some(isolation), missing: None });
     };

@@ -20,9 +20,9 @@ pub struct BuildContext {
 
 impl BuildContext {
     /// Lists the directory, without what the patterns exclude. Its files say that they are of the context of this number.
-    pub fn scan(directory: Directory, number: usize, ignore: &Patterns) -> Result<Self, DirectoryError> {
+    pub fn scan(directory: Arc<Directory>, number: usize, ignore: &Patterns) -> Result<Self, DirectoryError> {
         let view = directory.scan(number, ignore)?;
-        Ok(Self { directory: Some(Arc::new(directory)), view })
+        Ok(Self { directory: Some(directory), view })
     }
 
     /// Makes a context of files that are not opened through it: they lie in the work directory.

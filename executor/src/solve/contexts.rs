@@ -1,7 +1,7 @@
 //! The files that contexts hold: the build context and those that `--build-context` names. A named one is listed, or fetched
 //! first, when the first step reads it, and never again.
 
-use std::{fs::File, io};
+use std::{fs::File, io, sync::Arc};
 
 use tokio::sync::OnceCell;
 
@@ -133,5 +133,5 @@ fn view_of(fetched: FetchedSource) -> Result<View, SolveError> {
 fn list(path: &str, number: usize) -> Result<BuildContext, DirectoryError> {
     let directory = Directory::open(path)?;
     let ignore = directory.ignore()?;
-    BuildContext::scan(directory, number, &ignore)
+    BuildContext::scan(Arc::new(directory), number, &ignore)
 }
