@@ -42,8 +42,9 @@ row() {
   by_floor=$seconds
   count_traffic build karve "$1"
   best=$(faster "$by_buildkit" "$by_buildah")
-  printf '| %s | %s | %s | %s (%s) | %s | %s | %s | %s | %s / %s | %s | %s |\n' "${titles[$1]}" "$2" "$seconds" "$by_buildkit" "$start" \
-    "$by_buildah" "$by_floor" "$(ratio "$seconds" "$best")" "$(ratio "$seconds" "$by_floor")" "$largest" "$together" "$pulled" "$pushed"
+  printf '| %s | %s | %s | %s (%s) | %s | %s | %s | %s | %s / %s | %s | %s | %s (%s) |\n' "${titles[$1]}" "$2" "$seconds" "$by_buildkit" "$start" \
+    "$by_buildah" "$by_floor" "$(ratio "$seconds" "$best")" "$(ratio "$seconds" "$by_floor")" "$largest" "$together" "$pulled" "$pushed" \
+    "$requests" "$answering"
 }
 
 # workload NAME: cold, unchanged and changed
@@ -57,8 +58,8 @@ workload() {
 }
 
 heading() {
-  echo '| workload | build | Karve, s | BuildKit, s (its start) | buildah, s | floor, s | Karve / faster of the two | Karve / floor | peak memory, MiB (largest process / all) | layer bytes pulled | pushed |'
-  echo '|---|---|---|---|---|---|---|---|---|---|---|'
+  echo '| workload | build | Karve, s | BuildKit, s (its start) | buildah, s | floor, s | Karve / faster of the two | Karve / floor | peak memory, MiB (largest process / all) | layer bytes pulled | pushed | requests (all answers together, s) |'
+  echo '|---|---|---|---|---|---|---|---|---|---|---|---|'
 }
 
 for name; do

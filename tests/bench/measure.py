@@ -57,7 +57,7 @@ def main():
     watcher.join()
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     with open(output, "w") as file:
-        print(f"{seconds:.2f} {largest >> 20} {max(worst[0] * PAGE_BYTES, largest) >> 20}", file=file)
+        print(f"{seconds:.3f} {largest >> 20} {max(worst[0] * PAGE_BYTES, largest) >> 20}", file=file)
     return code
 
 

@@ -61,12 +61,13 @@ measure() {
   read -r seconds largest together <"$scratch/measured"
 }
 
-# count_traffic COMMAND...: runs it, then sets `pulled` and `pushed`, the bytes of layers that went over the wire
+# count_traffic COMMAND...: runs it, then sets `pulled` and `pushed`, the bytes of layers that went over the wire, and `requests`
+# and `answering`, how many there were and the seconds that the registry took for all of them together
 count_traffic() {
   local before
   before=$(stat --format %s "$scratch/registry.log")
   "$@"
-  read -r pulled pushed < <(python3 "$bench/traffic.py" "$scratch/registry.log" "$before" "$scratch/registry")
+  read -r pulled pushed requests answering < <(python3 "$bench/traffic.py" "$scratch/registry.log" "$before" "$scratch/registry")
 }
 
 # ratio A B: two digits, or a dash where one is missing
