@@ -3,8 +3,6 @@
 //!
 //! A layout may come with a build context: every path in it is opened below its root, and every byte is verified.
 
-mod prune;
-
 use std::{
     collections::HashMap,
     fs::File,
@@ -17,7 +15,6 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::de::IgnoredAny;
 use tokio::task;
 
-pub use self::prune::Pruned;
 use super::{
     BaseImage, ImageSource,
     error::RegistryError,
@@ -191,12 +188,12 @@ impl Layout {
 
     /// Adds a blob from a file, verified on the way; one of this size that is there already stays.
     pub async fn push_blob(&self, descriptor: &Descriptor, source: &Path) -> Result<(), RegistryError> {
-        if self.keeps(descriptor) { Ok(()) } else { self.replace_blob(descriptor, source).await }
+        if self.blob_exists(descriptor) { Ok(()) } else { self.replace_blob(descriptor, source).await }
     }
 
     /// Adds a blob from a file, verified on the way; what is there already stays if it is the blob, byte for byte.
     pub async fn mend_blob(&self, descriptor: &Descriptor, source: &Path) -> Result<(), RegistryError> {
-        if self.keeps(descriptor) {
+        if self.blob_exists(descriptor) {
             let file = self.open_blob(&descriptor.digest)?;
             let found = task::spawn_blocking(move || digest_of(file)).await;
             match found.map_err(io::Error::other).flatten() {
@@ -218,9 +215,7 @@ impl Layout {
     pub fn push_bytes(&self, bytes: &[u8]) -> Result<Digest, RegistryError> {
         let digest = Digest::of(bytes);
         // What is there is as small, and may be damaged.
-        if matches!(self.blob_bytes(&digest, bytes.len() as u64), Ok(known) if known == bytes) {
-            self.freshen(&digest);
-        } else {
+        if !matches!(self.blob_bytes(&digest, bytes.len() as u64), Ok(known) if known == bytes) {
             self.replace(&blob_path(&digest), bytes)?;
         }
         Ok(digest)

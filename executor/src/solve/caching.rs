@@ -7,7 +7,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use karve_api::{CacheReport, MissReport};
@@ -32,9 +31,6 @@ use crate::{
 
 /// More misses than these are only counted.
 const MISSES_MAX: usize = 100;
-
-/// What is younger stays in a directory, however short-lived its entries are: other builds may be using it.
-const PRUNED_AGE_MIN: Duration = Duration::from_hours(24);
 
 /// The cache of a build.
 #[derive(Debug)]
@@ -180,12 +176,6 @@ impl Caching {
     /// How often the cache spared a step, and why it did not.
     pub fn report(&self) -> CacheReport {
         self.lock_report().clone()
-    }
-
-    /// Removes from a directory what is too old to be found.
-    pub(super) async fn prune(&self) {
-        let age = self.options.ttl.max(PRUNED_AGE_MIN);
-        self.cache.prune(self.now.saturating_sub(age.as_secs().try_into().unwrap_or(i64::MAX))).await;
     }
 
     /// Begins again without a layer that cannot be had.

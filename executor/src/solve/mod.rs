@@ -185,7 +185,6 @@ impl Solver {
     pub async fn keep(&self) {
         if let Some(caching) = &self.caching {
             caching.saves.finish().await;
-            caching.prune().await;
         }
     }
 

@@ -24,7 +24,6 @@ mod hits;
 mod one_run;
 mod places;
 mod project;
-mod pruned;
 mod races;
 mod random;
 mod read_only;

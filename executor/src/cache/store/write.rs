@@ -1,11 +1,9 @@
 //! What goes into a cache: artifacts and their blobs come in, and manifests under tags come out in the one place that is
-//! written to; and what goes from there because it is too old.
+//! written to.
 //!
 //! A blob is brought once for all artifacts that have it, and not sent where a registry or a directory has it already.
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
-
-use tokio::task::spawn_blocking;
 
 use super::{Artifact, Cache, Content, EMPTY, OpenPlace, Part, Place, Verb};
 use crate::{
@@ -14,15 +12,8 @@ use crate::{
         manifest::{Descriptor, InvalidManifest, Manifest, OCI_MANIFEST},
         reference::{Reference, Repository},
     },
-    progress::explain,
-    registry::{
-        Blob, ErrorKind, ImageSource, RegistryError,
-        layout::{Layout, Pruned},
-    },
+    registry::{Blob, ErrorKind, ImageSource, RegistryError, layout::Layout},
 };
-
-/// What the tags of artifacts begin with; a hash follows.
-const KINDS: [&str; 5] = ["step", "index", "mount", "url", "build"];
 
 /// How often a manifest is written that the registry refuses.
 const PUT_TRIES_MAX: u32 = 3;
@@ -132,28 +123,6 @@ impl Cache {
         }
     }
 
-    /// Removes from a directory that this build has written to what was written before `oldest`, in seconds since 1970. A
-    /// registry has rules of its own.
-    pub async fn prune(&self, oldest: i64) {
-        let Some(Place::Directory(path)) = self.destination() else { return };
-        if self.written.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
-            return;
-        }
-        let layout = path.clone();
-        let pruned = spawn_blocking(move || Layout::open(&layout)?.prune(oldest, is_own_tag)).await;
-        let unfinished = |error| RegistryError::file("prune", path)(std::io::Error::other(error));
-        match pruned.map_err(unfinished).flatten() {
-            Ok(Pruned { tags, bytes }) if tags > 0 || bytes > 0 => {
-                self.progress
-                    .note(&format!("removed {tags} old entries, {bytes} bytes, from the cache oci:{}", path.display()));
-            }
-            Ok(_) => {}
-            Err(error) => {
-                self.warn(&format!("the cache oci:{} keeps what is old: {}", path.display(), explain(&error)));
-            }
-        }
-    }
-
     /// Brings a blob into the place, once however many artifacts have it.
     async fn bring(&self, place: &Place, part: &Part) -> Result<(), RegistryError> {
         let cell = {
@@ -203,42 +172,16 @@ impl Cache {
             Content::Elsewhere(ImageSource::Layout(other)) if other.root() == layout.root() => {
                 let path = layout.blob_file(&descriptor.digest);
                 let lost = || RegistryError::file("find", &path)(std::io::ErrorKind::NotFound.into());
-                if layout.keeps(descriptor) { Ok(()) } else { Err(lost()) }
+                if layout.blob_exists(descriptor) { Ok(()) } else { Err(lost()) }
             }
             Content::Elsewhere(ImageSource::Layout(other)) => {
                 layout.push_blob(descriptor, &other.blob_file(&descriptor.digest)).await
             }
-            Content::Elsewhere(ImageSource::Registry(_)) if layout.keeps(descriptor) => Ok(()),
+            Content::Elsewhere(ImageSource::Registry(_)) if layout.blob_exists(descriptor) => Ok(()),
             Content::Elsewhere(ImageSource::Registry(reference)) => {
                 let file = layout.blob_file(&descriptor.digest);
                 self.registry.fetch_blob(reference.repository(), descriptor, &file).await
             }
-        }
-    }
-}
-
-/// Whether a tag is one of a cache's own: a directory may hold somebody's images too.
-fn is_own_tag(tag: &str) -> bool {
-    let is_hash = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    tag.split_once('-').is_some_and(|(kind, hash)| KINDS.contains(&kind) && is_hash(hash))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cache::misses;
-
-    #[test]
-    fn tags_of_images_are_not_a_caches_own() {
-        let hex = Digest::of(b"").hex();
-        for kind in KINDS {
-            assert!(is_own_tag(&format!("{kind}-{hex}")), "{kind}");
-        }
-        assert!(is_own_tag(&misses::tag("Dockerfile", "main", "linux/amd64")));
-        for foreign in
-            ["v1", "step-1", "step", &hex, &format!("image-{hex}"), &format!("step-{hex}0"), &format!("x-step-{hex}")]
-        {
-            assert!(!is_own_tag(foreign), "{foreign}");
         }
     }
 }
