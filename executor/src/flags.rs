@@ -272,7 +272,7 @@ impl FromStr for Switch {
 
 /// kaniko's flags that have lost their point here, each with the reason, and those that are not supported (no reason).
 const FOREIGN: [(&str, Option<&str>); 34] = [
-    ("cleanup", Some("the work directory is always removed at the end")),
+    ("cleanup", Some("the work directory is removed at the end unless --keep-work-dir is given")),
     ("compressed-caching", Some("layers are always streamed")),
     ("compression", None),
     ("compression-level", None),

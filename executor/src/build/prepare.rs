@@ -119,7 +119,8 @@ fn operations(graph: &Graph) -> impl Iterator<Item = &Operation> {
     graph.stages.iter().flat_map(|stage| &stage.steps).map(|step| &step.operation)
 }
 
-/// What the kernel lets a RUN do, if there is one: `probed`, or it is asked. Without permission a Dockerfile without RUN still builds.
+/// What the kernel lets a RUN do, if there is one: `probed`, or it is asked. Without permission a Dockerfile without RUN still
+/// builds.
 ///
 /// With a cache that may have all RUN steps, what is missing is returned: the first that must be executed fails.
 pub(super) async fn sandbox(

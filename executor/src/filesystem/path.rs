@@ -204,7 +204,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn paths_sort_by_their_components(one in "[a!\\x00-]{0,3}(/[a!\\x00-]{1,3}){0,3}", other in "[a!\\x00-]{0,3}(/[a!\\x00-]{1,3}){0,3}") {
+        fn paths_sort_by_their_components(
+            one in "[a!\\x00-]{0,3}(/[a!\\x00-]{1,3}){0,3}",
+            other in "[a!\\x00-]{0,3}(/[a!\\x00-]{1,3}){0,3}",
+        ) {
             let (one, other) = (TreePath::clean(one.as_bytes()), TreePath::clean(other.as_bytes()));
             prop_assert_eq!(one.cmp(&other), one.components().cmp(other.components()));
         }

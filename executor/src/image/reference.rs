@@ -235,6 +235,8 @@ mod tests {
         }
         check(&format!("r.example/{}", "a".repeat(255)), Some(&format!("r.example/{}:latest", "a".repeat(255))));
         check(&format!("r.example/{}", "a".repeat(256)), None);
+        check(&"a".repeat(247), Some(&format!("docker.io/library/{}:latest", "a".repeat(247))));
+        check(&"a".repeat(248), None);
     }
 
     #[test]

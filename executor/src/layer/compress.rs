@@ -49,7 +49,8 @@ const ZSTD_LEVEL: i32 = 3;
 /// More threads than this do not help: reading and hashing are the bottleneck by then.
 const THREADS_MAX: usize = 64;
 
-/// Blocks in flight beside those being compressed, one for each thread: they wait for a thread, or for their turn to be written.
+/// Blocks in flight beside those being compressed, one for each thread: they wait for a thread, or for their turn to be
+/// written.
 const BLOCKS_WAITING: usize = 2;
 
 /// Bytes moved at once, and the size of the read-ahead's pieces.
@@ -349,8 +350,8 @@ pub fn decompress<'a>(
     }
 }
 
-/// Decompresses and hashes in a thread of its own, at most 2 MiB ahead of `consume`, and returns what `consume` does. Inflating is
-/// half of the work of reading a layer.
+/// Decompresses and hashes in a thread of its own, at most 2 MiB ahead of `consume`, and returns what `consume` does beside the
+/// digest of all that was decompressed. Inflating is half of the work of reading a layer.
 ///
 /// # Errors
 /// Fails where no thread can be started.

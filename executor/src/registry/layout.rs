@@ -114,13 +114,15 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Makes anew what makes a directory a layout, where it is no JSON: files that were copied half. Its tags are lost.
+    /// Makes anew what makes a directory a layout, where it is no JSON: files that were copied half. Its tags are lost, but for
+    /// somebody who reads them in what was there: that lies beside it.
     pub fn mend(&self) -> Result<(), RegistryError> {
         let _lock = self.lock()?;
         let parts = [("index.json", to_json(&ImageIndex::default())), (MARKER, MARKER_TEXT.into())];
         for (name, new) in parts {
             let known = self.read(name, INDEX_BYTES_MAX)?;
             if serde_json::from_slice::<IgnoredAny>(&known).is_err() {
+                self.replace(&format!("{name}.damaged"), &known)?;
                 self.replace(name, &new)?;
             }
         }

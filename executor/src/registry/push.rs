@@ -4,8 +4,9 @@
 //! POST ?mount= (is it next door?) -> HEAD (is it there?) -> PUT the file, or PATCH what is missing after a failure
 //! ```
 //!
-//! A blob is never sent where it is already, unless it is so small that asking costs more, and an upload that broke goes on from what the registry says it has. A
-//! manifest is reported only after the registry has shown that it holds it.
+//! This is the way of a blob that was made just now; of one that is elsewhere already, whoever has it asks HEAD first. A blob
+//! is never sent where it is already, unless it is so small that asking costs more, and an upload that broke goes on from
+//! what the registry says it has. A manifest is reported only after the registry has shown that it holds it.
 
 use std::path::Path;
 

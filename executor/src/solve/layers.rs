@@ -208,6 +208,10 @@ impl Layers {
     /// Forgets a layer for which the cache was to blame, so that it is made again, or its index.
     pub(super) fn forget(&self, layer: &Digest) {
         self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(layer.clone());
+        // What is wrong here is not what another cache should have.
+        let mut indexed = self.indexed.lock().unwrap_or_else(PoisonError::into_inner);
+        indexed.retain(|known| known.descriptor.digest != *layer);
+        drop(indexed);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, known| known.descriptor.digest != *layer || matches!(known.origin, Origin::Written));
     }
@@ -329,6 +333,15 @@ impl Layers {
                 None
             }
         }
+    }
+
+    /// Returns the bytes of an index of another cache, verified.
+    pub(super) async fn foreign_index(
+        &self,
+        source: &ImageSource,
+        descriptor: &Descriptor,
+    ) -> Result<Vec<u8>, RegistryError> {
+        source.blob_bytes(&self.registry, descriptor, indexes::PACKED_BYTES_MAX).await
     }
 
     /// Fetches an index. Its JSON becomes the file for helper processes.

@@ -211,7 +211,8 @@ fn blame(layers: &[Arc<StageLayer>], error: SandboxError) -> StepError {
     if matches!(error, SandboxError::Failed(Failure::NoSpace { .. })) {
         return error.into();
     }
-    match layers.iter().find(|layer| layer.is_of_cache()) {
+    // The topmost first: base images have the same indexes for everybody, who would have met what is wrong.
+    match layers.iter().rev().find(|layer| layer.is_of_cache()) {
         Some(layer) => layer.blame(error).into(),
         None => error.into(),
     }

@@ -22,7 +22,7 @@ use crate::{
         key::Key,
         store::{Artifact, Cache, Content, Part},
     },
-    image::digest::Digest,
+    image::{digest::Digest, manifest::Descriptor},
     progress::explain,
     registry::ImageSource,
 };
@@ -174,18 +174,35 @@ impl Shared {
             if let ImageSource::Registry(reference) = source {
                 lenders.push(reference.repository().clone());
             }
-            let content = match known.file() {
-                Some(path) => Content::File(path.clone(), lenders),
-                None if self.cache.reaches(&layer.layer, source, &lenders).await => Content::Elsewhere(source.clone()),
-                None => break,
+            // What comes out of a directory is verified on the way: its damage is not the fault of the cache that is written.
+            let content = match (known.file(), source) {
+                (Some(path), _) => Content::File(path.clone(), lenders),
+                (None, ImageSource::Layout(_)) => Content::File(self.layers.blob(&known).await?.clone(), lenders),
+                (None, ImageSource::Registry(_)) if self.cache.reaches(&layer.layer, &lenders).await => {
+                    Content::Elsewhere(source.clone())
+                }
+                (None, ImageSource::Registry(_)) => break,
             };
-            let index = Part { descriptor: layer.index.clone(), content: Content::Elsewhere(source.clone()) };
+            let index = self.foreign_index(&layer.index, source).await?;
             parts.extend([Part { descriptor: layer.descriptor(), content }, index]);
         }
         for (entry, _) in stage.entries.iter().filter(|(entry, _)| 2 * entry.layers.len() <= parts.len()) {
             self.save_entry(entry, parts[..2 * entry.layers.len()].to_vec()).await?;
         }
         Ok(())
+    }
+
+    /// An index of another cache, mounted or verified.
+    async fn foreign_index(&self, descriptor: &Descriptor, source: &ImageSource) -> Result<Part, SolveError> {
+        let content = match source {
+            ImageSource::Registry(reference)
+                if self.cache.reaches(descriptor, std::slice::from_ref(reference.repository())).await =>
+            {
+                Content::Elsewhere(source.clone())
+            }
+            _ => Content::Bytes(self.layers.foreign_index(source, descriptor).await?),
+        };
+        Ok(Part { descriptor: descriptor.clone(), content })
     }
 
     /// Where the bytes of a layer are. Those of the image are sent to their destination first, and mounted from there.

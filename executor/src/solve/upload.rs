@@ -1,4 +1,5 @@
-//! Uploads: layers go to the destinations' repositories while later steps run; what a registry already has is not sent.
+//! Uploads: layers go to the destinations' repositories while later steps run; what a registry already has is not sent, unless
+//! it is very small.
 
 use std::{
     collections::HashMap,
@@ -60,9 +61,10 @@ impl Uploader {
     pub(super) async fn document(&self, bytes: &[u8], is_new: bool) -> Result<(), SolveError> {
         let Uploads { registry, repositories, .. } = &*self.uploads;
         try_join_all(repositories.iter().map(|repository| async move {
-            match is_new {
-                true => registry.send_bytes(repository, bytes).await,
-                false => registry.push_bytes(repository, bytes).await,
+            if is_new {
+                registry.send_bytes(repository, bytes).await
+            } else {
+                registry.push_bytes(repository, bytes).await
             }
         }))
         .await?;
@@ -123,9 +125,10 @@ impl Uploads {
         }
         let path = self.layers.blob(layer).await?;
         let blob = Blob { digest: &descriptor.digest, size: descriptor.size, path };
-        let pushed = match is_elsewhere {
-            true => self.registry.send_blob(repository, &blob).await.map(|()| Pushed::Uploaded)?,
-            false => self.registry.push_blob(repository, &blob, &[]).await?,
+        let pushed = if is_elsewhere {
+            self.registry.send_blob(repository, &blob).await.map(|()| Pushed::Uploaded)?
+        } else {
+            self.registry.push_blob(repository, &blob, &[]).await?
         };
         if pushed == Pushed::Uploaded {
             self.bytes.fetch_add(descriptor.size.try_into().unwrap_or(i64::MAX), Ordering::Relaxed);

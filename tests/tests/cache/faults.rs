@@ -143,7 +143,24 @@ fn a_layout_that_was_copied_half_is_made_anew() {
         let ended = scene.check();
         ended.warns(&["cache"]);
         scene.check_again(&ended).warns_of_no_cache();
+        assert_eq!(fs::read_to_string(scene.path("cache").join(format!("{name}.damaged"))).unwrap(), content);
     }
+}
+
+#[test]
+fn damage_in_another_cache_is_not_the_fault_of_the_own_one() {
+    let scene = scene();
+    scene.build();
+    // Nobody reads an index when everything is found, but whoever copies it.
+    for path in of_type(&scene, "index") {
+        Damage::Poisoned.inflict(&path);
+    }
+    let (from, own) = (scene.cache_flag().replace("repo", "from"), scene.path("own"));
+    let ended = scene.build_with(&[&format!("--cache-repo=oci:{}", own.display()), &from]);
+    assert_eq!(ended.misses(), Vec::<String>::new());
+    ended.warns(&["not copied"]);
+    assert!(!ended.stderr.contains("cannot be written"), "{}", ended.stderr);
+    scene.compare(&ended, &scene.build_with(crate::scene::CLEAN));
 }
 
 #[test]

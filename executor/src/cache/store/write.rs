@@ -30,14 +30,11 @@ impl Cache {
         }
     }
 
-    /// Whether the place that is written to has a blob, or can have it without that a registry sends it: out of a directory,
-    /// or from one of `lenders`, repositories that have it, in the same registry.
-    pub async fn reaches(&self, blob: &Descriptor, source: &ImageSource, lenders: &[Repository]) -> bool {
+    /// Whether the place that is written to has a blob, or takes it from one of `lenders`, repositories that have it, in the same
+    /// registry.
+    pub async fn reaches(&self, blob: &Descriptor, lenders: &[Repository]) -> bool {
         let Some(open) = self.places.first().filter(|_| self.destination().is_some()) else { return false };
         let reached = async {
-            if matches!(source, ImageSource::Layout(_)) {
-                return Ok(true);
-            }
             let own = match &open.place {
                 Place::Repository(own) => own,
                 Place::Directory(path) => return Ok(Layout::create(path)?.blob_exists(blob)),

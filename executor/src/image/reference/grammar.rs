@@ -1,8 +1,8 @@
 //! The text of a reference -> its four parts, or what is wrong with it.
 //!
-//! The grammar and Docker Hub's short names are those of github.com/distribution/reference, digests apart: Karve knows
-//! sha256 only. By hand, because the regular expression of the library for it takes longer to compile than a build takes
-//! that finds everything in the cache.
+//! The grammar and Docker Hub's short names are those of github.com/distribution/reference. Karve knows sha256 only, and takes
+//! no word in capitals for a host, nor 64 digits for anything but a name. By hand, because the regular expression of the
+//! library for it takes longer to compile than a build takes that finds everything in the cache.
 
 use super::super::digest::Digest;
 
@@ -51,9 +51,9 @@ pub(super) fn parse(text: &str) -> Result<Parts, String> {
     if !is_host(registry) {
         return Err(format!("`{registry}` is no registry's host"));
     }
-    check_name(name)?;
     let official = registry == DOCKER_HUB && !name.contains('/');
     let name = if official { format!("{DOCKER_HUB_LIBRARY}/{name}") } else { name.to_owned() };
+    check_name(&name)?;
     Ok(Parts { registry: registry.to_owned(), name, tag: tag.map(str::to_owned), digest })
 }
 
