@@ -16,6 +16,7 @@ pub mod check;
 pub mod context;
 pub mod filesystem;
 pub mod flags;
+mod hash;
 pub mod image;
 mod in_root;
 pub mod layer;

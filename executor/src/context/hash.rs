@@ -17,8 +17,8 @@ use crate::{
         path::TreePath,
         view::{FileNode, Node, View, may_have_more_names},
     },
+    hash::hash_with,
     image::digest::Digest,
-    layer::changes::hash_with,
 };
 
 /// Bytes that are read at once.
@@ -91,11 +91,6 @@ fn digests(
     };
     thread::scope(|scope| (0..threads.max(1)).for_each(|_| drop(scope.spawn(work))));
     results.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Returns the digest of a file's bytes.
-pub fn file(file: File) -> io::Result<Digest> {
-    hash_with(file, &mut vec![0; PIECE_BYTES])
 }
 
 #[cfg(test)]

@@ -20,10 +20,8 @@ use rustix::{
     },
     io::Errno,
 };
-use sha2::{Digest as _, Sha256};
 
 use super::{
-    compress::PIECE_BYTES,
     error::{LayerError, Problem},
     place::{BENEATH, OVERLAY_ESCAPED_PREFIX, OVERLAY_PREFIX, failed},
     tar::WHITEOUT_PREFIX,
@@ -34,7 +32,7 @@ use crate::{
         path::TreePath,
         view::{Directory, Node, View},
     },
-    image::digest::Digest,
+    hash::hash,
 };
 
 /// The largest value and the longest list of extended attributes in Linux.
@@ -362,24 +360,6 @@ fn is_alike(metadata: &Metadata, kind: &Kind, lower: &Node) -> bool {
     kind == lower.kind()
         && owner(metadata) == owner(lower_metadata)
         && (matches!(kind, Kind::Symlink(_)) || metadata.mode == lower_metadata.mode)
-}
-
-/// Reads to the end and returns the digest.
-pub(super) fn hash(file: impl Read) -> io::Result<Digest> {
-    hash_with(file, &mut vec![0; PIECE_BYTES])
-}
-
-/// Reads to the end and returns the digest, with a buffer that serves for many files.
-pub fn hash_with(mut file: impl Read, buffer: &mut [u8]) -> io::Result<Digest> {
-    let mut hasher = Sha256::new();
-    loop {
-        match file.read(buffer) {
-            Ok(0) => return Ok(Digest::from_hasher(hasher)),
-            Ok(count) => hasher.update(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 fn operation(operation: &'static str, path: &TreePath, source: io::Error) -> LayerError {

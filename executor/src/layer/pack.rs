@@ -9,17 +9,20 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat2, statx};
 
 use super::{
     Compression, Layer,
-    changes::{changes, hash, open},
+    changes::{changes, open},
     error::LayerError,
     place::{BENEATH, failed},
     trim::{Omitted, Used, content_bytes, trim},
     write::{WriteOptions, Written, write},
 };
-use crate::filesystem::{
-    entry::{Action, Change, FileContent, Kind, Metadata},
-    index::Index,
-    path::TreePath,
-    view::View,
+use crate::{
+    filesystem::{
+        entry::{Action, Change, FileContent, Kind, Metadata},
+        index::Index,
+        path::TreePath,
+        view::View,
+    },
+    hash::hash,
 };
 
 /// What an entry takes in an archive beside its content, at most, on the average of all entries: headers, a long path, a

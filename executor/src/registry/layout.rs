@@ -19,9 +19,10 @@ use super::{
     BaseImage, ImageSource,
     error::RegistryError,
     pull::{assemble, choose},
-    spool::{beside, copy_verified, digest_of},
+    spool::{beside, copy_verified},
 };
 use crate::{
+    hash::hash,
     image::{
         digest::Digest,
         manifest::{CONFIG_BYTES_MAX, Descriptor, Document, ImageIndex, InvalidManifest, MANIFEST_BYTES_MAX, REF_NAME},
@@ -197,7 +198,7 @@ impl Layout {
     pub async fn mend_blob(&self, descriptor: &Descriptor, source: &Path) -> Result<(), RegistryError> {
         if self.blob_exists(descriptor) {
             let file = self.open_blob(&descriptor.digest)?;
-            let found = task::spawn_blocking(move || digest_of(file)).await;
+            let found = task::spawn_blocking(move || hash(file)).await;
             match found.map_err(io::Error::other).flatten() {
                 Ok(found) if found == descriptor.digest => return Ok(()),
                 Ok(found) => tracing::debug!(%found, expected = %descriptor.digest, "a damaged blob is replaced"),

@@ -4,7 +4,6 @@
 //! end; whatever goes wrong, nothing is left behind.
 
 use std::{
-    io::{self, Read as _},
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU64, Ordering},
@@ -134,19 +133,6 @@ pub(super) async fn copy_verified(
             return spool.finish().await;
         }
         spool.append(&buffer[..count]).await?;
-    }
-}
-
-/// Hashes what is left of a file.
-pub(super) fn digest_of(mut file: std::fs::File) -> io::Result<Digest> {
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; BUFFER_BYTES]);
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(Digest::from_hasher(hasher)),
-            Ok(count) => hasher.update(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

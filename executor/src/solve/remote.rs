@@ -28,13 +28,13 @@ use crate::{
         directory::{Directory, DirectoryError},
         git, git_reason,
         git_source::{Checkout, GitCredentials, GitError, GitReference, GitSource},
-        hash,
     },
     filesystem::{
         entry::{Action, Kind, Location},
         path::TreePath,
         view::{Node, View, ViewError},
     },
+    hash::hash,
     image::digest::Digest,
     plan::remote::{Remote, RemoteFile, RemoteRepository, is_commit, without_userinfo},
     registry::{
@@ -212,7 +212,7 @@ impl Remotes {
     /// whoever needs it says.
     pub(super) async fn file_digest(&self, remote: &Remote) -> Option<(Digest, Option<String>)> {
         let FetchedSource::File(file) = self.get(remote).await.ok()? else { return None };
-        let digest = tokio::task::spawn_blocking(move || hash::file(fs::File::open(file.path)?)).await.ok()?;
+        let digest = tokio::task::spawn_blocking(move || hash(fs::File::open(file.path)?)).await.ok()?;
         let digest = digest.inspect_err(|error| tracing::debug!(%error, "a fetched file has no digest")).ok()?;
         Some((digest, file.etag))
     }
