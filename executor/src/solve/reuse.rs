@@ -40,8 +40,6 @@ pub(super) struct Reuse {
     used: Vec<Option<usize>>,
     /// Which stages somebody needs.
     pub(super) needed: Vec<bool>,
-    /// Whether all steps of the stages that are needed were found.
-    is_whole: bool,
     /// For each stage and each of its steps that may have to be made, in what it differs from the last build's, once somebody
     /// has asked. What that was made of, which may be the names of all files of a context, is not kept.
     differences: OnceCell<Vec<Vec<Option<String>>>>,
@@ -50,7 +48,7 @@ pub(super) struct Reuse {
 impl Reuse {
     /// A build without a cache.
     pub(super) fn nothing(stages: usize) -> Self {
-        Self { needed: vec![true; stages], used: vec![None; stages], is_whole: true, ..Self::default() }
+        Self { needed: vec![true; stages], used: vec![None; stages], ..Self::default() }
     }
 
     /// The position of the first step of a stage that is not taken from the cache together with all before it.
@@ -73,18 +71,21 @@ impl Solver {
         let Choice { entries, needed } = choose::choose(&stages, self.graph.target);
         let used: Vec<Option<usize>> =
             entries.iter().zip(&positions).map(|(entry, positions)| entry.map(|step| positions[step])).collect();
-        let reuse = Reuse { definitions, lookups, used, needed, is_whole: false, differences: OnceCell::new() };
-        let is_whole = |number: usize| positions[number].last().is_none_or(|last| reuse.first_step(number) > *last);
-        let is_whole = (0..stages.len()).all(|number| !reuse.needed[number] || is_whole(number));
-        Reuse { is_whole, ..reuse }
+        Reuse { definitions, lookups, used, needed, differences: OnceCell::new() }
+    }
+
+    /// Whether all steps of the stages that are needed were found.
+    fn is_whole(&self, reuse: &Reuse) -> bool {
+        self.graph.stages.iter().enumerate().filter(|(number, _)| reuse.needed[*number]).all(|(number, stage)| {
+            let last = stage.steps.iter().rposition(|step| step.operation != Operation::Metadata);
+            last.is_none_or(|last| reuse.first_step(number) > last)
+        })
     }
 
     /// In what the steps that may have to be made differ from the last build's. Nobody asks when there is none.
     pub(super) async fn differences<'a>(&self, reuse: &'a Reuse) -> &'a [Vec<Option<String>>] {
-        let Some(caching) = self.caching.as_ref().filter(|caching| caching.options.reads_steps && !reuse.is_whole)
-        else {
-            return &[];
-        };
+        let reads = |caching: &&Caching| caching.options.reads_steps && !self.is_whole(reuse);
+        let Some(caching) = self.caching.as_ref().filter(reads) else { return &[] };
         let compare = || async { self.compare(reuse, self.last_record(caching).await.as_ref()) };
         reuse.differences.get_or_init(compare).await
     }
