@@ -335,8 +335,8 @@ impl Layers {
         }
     }
 
-    /// Returns the bytes of an index of another cache, verified.
-    pub(super) async fn foreign_index(
+    /// Returns the bytes of an index as a cache has it, verified.
+    pub(super) async fn index_bytes(
         &self,
         source: &ImageSource,
         descriptor: &Descriptor,
@@ -353,7 +353,7 @@ impl Layers {
     ) -> Result<Arc<Index>, Box<dyn Error + Send + Sync>> {
         // Held to the end: an index is in memory several times while it is read.
         let _permit = self.readers.acquire().await?;
-        let packed = source.blob_bytes(&self.registry, descriptor, indexes::PACKED_BYTES_MAX).await?;
+        let packed = self.index_bytes(source, descriptor).await?;
         let (diff_id, path) = (layer.diff_id.clone(), self.work.unused("index"));
         let file = path.clone();
         let unpacked = tokio::task::spawn_blocking(move || {

@@ -200,7 +200,7 @@ impl Shared {
             {
                 Content::Elsewhere(source.clone())
             }
-            _ => Content::Bytes(self.layers.foreign_index(source, descriptor).await?),
+            _ => Content::Bytes(self.layers.index_bytes(source, descriptor).await?),
         };
         Ok(Part { descriptor: descriptor.clone(), content })
     }
