@@ -128,8 +128,11 @@ impl Solver {
         }
         let view = self.context_view(&copy.from).await?;
         let reads = reads_of(view, copy)?;
-        let digest = copy::digest_of_reads(&reads)?;
-        Some((Some((self.context_name(&copy.from), digest)), files(&reads, &copy.from)))
+        let digests: Vec<Digest> = reads.iter().map(Read::digest).collect::<Option<_>>()?;
+        let digest = copy::digest_of_reads(&reads, &digests);
+        let main = reads.into_iter().zip(digests).filter(|_| copy.from == From::Context);
+        let files = main.map(|(read, digest)| (read.path, digest)).collect();
+        Some((Some((self.context_name(&copy.from), digest)), files))
     }
 
     /// What a mount shows: the name of the part and what it is.
@@ -195,11 +198,6 @@ fn reads_of<'view>(view: &'view View, copy: &Copy) -> Option<Vec<Read<'view>>> {
     let exclude = Patterns::from_lines(&copy.exclude).ok()?;
     let excluded = |path: &TreePath| exclude.excludes(path.as_bytes());
     copy::reads(view, &copy.sources, &excluded, copy.parents).ok()
-}
-
-fn files(reads: &[Read<'_>], from: &From) -> Vec<(TreePath, Digest)> {
-    let main = reads.iter().filter(|_| *from == From::Context);
-    main.filter_map(|read| Some((read.path.clone(), read.digest()?))).collect()
 }
 
 /// The platform that the processes of a stage see.

@@ -114,18 +114,18 @@ fn tree<'view>(
     }
 }
 
-/// Returns the digest of what is read; `None` if a file is among it that nobody has read.
-pub fn digest_of_reads(reads: &[Read<'_>]) -> Option<Digest> {
+/// Returns the digest of what is read, given the digest of each entry.
+pub fn digest_of_reads(reads: &[Read<'_>], digests: &[Digest]) -> Digest {
     let mut hasher = FieldHasher::default();
     let mut first_names: HashMap<*const FileNode, usize> = HashMap::new();
-    for (number, read) in reads.iter().enumerate() {
+    for (number, (read, digest)) in reads.iter().zip(digests).enumerate() {
         hasher.number(read.source as u64);
         hasher.field(read.name.as_bytes());
         if let Node::File(file) = read.node {
             // Names of one file become names of one file.
             hasher.number(*first_names.entry(Arc::as_ptr(file)).or_insert(number) as u64);
         }
-        hasher.field(read.digest()?.as_bytes());
+        hasher.field(digest.as_bytes());
     }
-    Some(hasher.finish())
+    hasher.finish()
 }
