@@ -144,17 +144,17 @@ impl Walk<'_> {
 
     fn add(&mut self, path: &TreePath, entry: Found) {
         self.entries += 1;
-        match (entry.node, entry.inode) {
+        let Found { node, inode } = entry;
+        if let Node::Directory(directory) = &node {
             // What is below it may be there already.
-            (Node::Directory(directory), _) => {
-                self.view.make_directory(path).metadata = directory.metadata.clone();
-            }
-            (node, None) => self.view.insert(path, node),
-            (node, Some(inode)) => {
-                let node = self.first_names.entry(inode).or_insert(node).clone();
-                self.view.insert(path, node);
-            }
+            self.view.make_directory(path).metadata = directory.metadata.clone();
+            return;
         }
+        let node = match inode {
+            Some(inode) => self.first_names.entry(inode).or_insert(node).clone(),
+            None => node,
+        };
+        self.view.insert(path, node);
     }
 
     fn describe(
