@@ -17,7 +17,7 @@ use crate::image::{
 pub const STEP_TYPE: &str = "application/vnd.karve.cache.step.v1";
 
 /// The media type of a layer's index.
-pub const INDEX_MEDIA_TYPE: &str = "application/vnd.karve.layer.index.v1+zstd";
+pub const INDEX_MEDIA_TYPE: &str = "application/vnd.karve.layer.index.v2+zstd";
 
 /// More layers than an image can have.
 const LAYERS_MAX: usize = 1000;

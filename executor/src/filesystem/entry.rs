@@ -89,21 +89,57 @@ pub struct FileContent {
     pub size: u64,
     /// The digest of the bytes; `None` until somebody read them (a context file that was only listed).
     pub digest: Option<Digest>,
-    /// Where the bytes are.
+    /// Where the bytes are. What is written down of it is `bytes` that are here: all else is in the layer that the text is
+    /// about.
+    #[serde(
+        rename = "bytes",
+        default = "Location::unknown",
+        with = "bytes",
+        skip_serializing_if = "Location::is_layer"
+    )]
     pub location: Location,
 }
 
 /// Where the bytes of a regular file are.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Location {
     /// Here. Used for small files that rules need (`/etc/passwd`, `/etc/group`) and for heredocs.
-    Inline(#[serde(with = "lossless")] Arc<[u8]>),
+    Inline(Arc<[u8]>),
     /// In the layer with this diffID, at this path. Must be extracted before it can be read.
     Layer(Digest, TreePath),
     /// In the build context (main or named by number), at this path.
     Context(usize, TreePath),
     /// In a file of the work directory that the executor wrote itself.
     Spool(PathBuf),
+}
+
+impl Location {
+    /// In a layer that is not known yet: [`super::index::Index::new`] corrects it.
+    pub const fn unknown() -> Self {
+        Self::Layer(Digest::from_hash([0; 32]), TreePath::ROOT)
+    }
+
+    const fn is_layer(&self) -> bool {
+        matches!(self, Self::Layer(..))
+    }
+}
+
+/// A location as text: the bytes.
+mod bytes {
+    use serde::{Deserializer, Serializer, ser::Error};
+
+    use super::{Location, lossless};
+
+    pub(super) fn serialize<S: Serializer>(location: &Location, serializer: S) -> Result<S::Ok, S::Error> {
+        let Location::Inline(bytes) = location else {
+            return Err(S::Error::custom(format!("it is elsewhere: {location:?}")));
+        };
+        lossless::serialize(bytes, serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Location, D::Error> {
+        lossless::deserialize(deserializer).map(Location::Inline)
+    }
 }
 
 impl fmt::Debug for Location {

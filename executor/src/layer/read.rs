@@ -14,7 +14,7 @@ use tar_core::{HEADER_SIZE, Header};
 use super::{
     compress::{ArchiveKind, decompress, read_ahead},
     error::LayerError,
-    tar::{TarReader, is_inline, locate},
+    tar::{TarReader, is_inline},
 };
 use crate::{
     filesystem::{
@@ -33,9 +33,7 @@ use crate::{
 /// Fails where the stream is damaged, exceeds a limit or holds what a layer cannot have.
 pub fn index(reader: impl Read + Send, kind: impl Into<ArchiveKind>) -> Result<Index, LayerError> {
     let (changes, diff_id) = read_ahead(reader, kind, described_changes).map_err(LayerError::Read)?;
-    let mut changes = changes?;
-    locate(&mut changes, &diff_id);
-    Ok(Index { diff_id, changes })
+    Ok(Index::new(diff_id, changes?))
 }
 
 fn described_changes(stream: &mut dyn Read) -> Result<Vec<Change>, LayerError> {

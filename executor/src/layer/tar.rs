@@ -17,13 +17,10 @@ use super::{
     compress::PIECE_BYTES,
     error::{LayerError, Problem},
 };
-use crate::{
-    filesystem::{
-        entry::{Action, Change, Device, FileContent, Kind, Location, Metadata, Xattr},
-        index::{INLINE_BYTES_MAX, INLINE_PATHS},
-        path::TreePath,
-    },
-    image::digest::Digest,
+use crate::filesystem::{
+    entry::{Action, Change, Device, FileContent, Kind, Location, Metadata, Xattr},
+    index::{INLINE_BYTES_MAX, INLINE_PATHS},
+    path::TreePath,
 };
 
 /// The longest path and link target of Linux, `PATH_MAX`.
@@ -96,7 +93,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Returns the next change, skipping what is left of the last one's content; `None` at the archive's end. A file's
-    /// location names a layer of all zeros until [`locate`] corrects it.
+    /// location is not known yet.
     pub(super) fn next(&mut self) -> Result<Option<Change>, LayerError> {
         self.skip_content()?;
         loop {
@@ -225,21 +222,6 @@ impl<R: Read> TarReader<R> {
     }
 }
 
-/// Corrects the locations of a layer's files once its diffID is known.
-pub(super) fn locate(changes: &mut [Change], diff_id: &Digest) {
-    for change in changes {
-        if let Action::Put(_, Kind::File(FileContent { location: Location::Layer(place, _), .. })) = &mut change.action
-        {
-            *place = diff_id.clone();
-        }
-    }
-}
-
-/// The location of a file whose layer is not known yet.
-pub(super) fn location_unknown(path: &TreePath) -> Location {
-    Location::Layer(Digest::from_hash([0; 32]), path.clone())
-}
-
 /// Bytes that a change holds beside its fixed size.
 fn kept_bytes(change: &Change) -> u64 {
     let rest = match &change.action {
@@ -313,7 +295,7 @@ fn kind(entry: &ParsedEntry<'_>, path: &TreePath) -> Result<Kind, LayerError> {
     Ok(match entry.entry_type {
         _ if is_directory(entry) => Kind::Directory,
         EntryType::Regular | EntryType::Continuous => {
-            Kind::File(FileContent { size: entry.size, digest: None, location: location_unknown(path) })
+            Kind::File(FileContent { size: entry.size, digest: None, location: Location::unknown() })
         }
         EntryType::Symlink => {
             let target = entry.link_target.as_deref().unwrap_or_default();

@@ -18,9 +18,7 @@ use super::{
     Compression, Layer,
     compress::{Compressor, PIECE_BYTES},
     error::{LayerError, Problem},
-    tar::{
-        METADATA_BYTES_MAX, OPAQUE_NAME, WHITEOUT_PREFIX, check_path, check_target, is_inline, locate, location_unknown,
-    },
+    tar::{METADATA_BYTES_MAX, OPAQUE_NAME, WHITEOUT_PREFIX, check_path, check_target, is_inline},
 };
 use crate::{
     filesystem::{
@@ -79,11 +77,10 @@ pub fn write(
         writer.entry(&headers, change, open)?;
     }
     let (diff_id, digest, size) = writer.finish()?;
-    locate(&mut changes, &diff_id);
     partial.complete(blob)?;
     let layer =
         Layer { diff_id: diff_id.clone(), digest, size, compression: options.compression, blob: blob.to_path_buf() };
-    Ok(Written { layer, index: Index { diff_id, changes } })
+    Ok(Written { layer, index: Index::new(diff_id, changes) })
 }
 
 /// The blob under its temporary name; removed when dropped before it is complete.
@@ -198,7 +195,7 @@ impl<'a> TarWriter<'a> {
             return Err(Problem::ContentChanged { expected, found }.of(path));
         }
         content.digest = Some(found);
-        content.location = if keep { Location::Inline(kept.into()) } else { location_unknown(path) };
+        content.location = if keep { Location::Inline(kept.into()) } else { Location::unknown() };
         Ok(())
     }
 

@@ -1,12 +1,12 @@
 //! Layer indexes as they are kept in the cache: JSON, compressed with zstd. An index goes in and bytes come out, and back.
 //!
-//! What comes from a cache is checked: it may say what is in its layer, and point nowhere else.
+//! What comes from a cache is checked.
 
 use std::io::{self, Read};
 
 use crate::{
     filesystem::{
-        entry::{Action, Change, FileContent, Kind, Location},
+        entry::{Action, Change, Kind},
         index::Index,
         path::TreePath,
     },
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The kind of artifact that holds the index of a layer of a base image.
-pub(super) const INDEX_TYPE: &str = "application/vnd.karve.cache.index.v1";
+pub(super) const INDEX_TYPE: &str = "application/vnd.karve.cache.index.v2";
 
 /// The largest index that is read, compressed and not: that of a layer of some 300,000 files.
 pub(super) const PACKED_BYTES_MAX: u64 = 64 << 20;
@@ -38,7 +38,10 @@ pub(super) enum InvalidIndex {
     /// It has a path that no archive gives.
     #[error("it has the path {0}, which is not in its normal form")]
     Path(TreePath),
-    /// It is of another layer, or speaks of files elsewhere.
+    /// It says nothing of what is in a file.
+    #[error("it has no digest of {0}")]
+    Digest(TreePath),
+    /// It is of another layer.
     #[error("it is not the index of the layer {0}")]
     Foreign(Digest),
 }
@@ -64,21 +67,17 @@ pub(super) fn unpack(packed: &[u8], diff_id: &Digest) -> Result<(Index, Vec<u8>)
         return Err(InvalidIndex::TooLarge);
     }
     let index: Index = serde_json::from_slice(&json)?;
-    let is_own = |location: &Location| match location {
-        Location::Inline(_) => true,
-        Location::Layer(layer, _) => layer == diff_id,
-        Location::Context(..) | Location::Spool(_) => false,
-    };
-    let is_sound = |action: &Action| match action {
-        // Every file has a digest once its layer was read: keys and unpacking rely on it.
-        Action::Put(_, Kind::File(FileContent { digest, location, .. })) => digest.is_some() && is_own(location),
-        _ => true,
-    };
+    if index.diff_id != *diff_id {
+        return Err(InvalidIndex::Foreign(diff_id.clone()));
+    }
     if let Some(path) = foul_path(&index) {
         return Err(InvalidIndex::Path(path.clone()));
     }
-    if index.diff_id != *diff_id || !index.changes.iter().all(|change| is_sound(&change.action)) {
-        return Err(InvalidIndex::Foreign(diff_id.clone()));
+    // Every file has a digest once its layer was read: keys and unpacking rely on it.
+    let lacks_digest =
+        |change: &&Change| matches!(&change.action, Action::Put(_, Kind::File(content)) if content.digest.is_none());
+    if let Some(file) = index.changes.iter().find(lacks_digest) {
+        return Err(InvalidIndex::Digest(file.path.clone()));
     }
     Ok((index, json))
 }
@@ -95,39 +94,31 @@ fn foul_path(index: &Index) -> Option<&TreePath> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filesystem::entry::Metadata;
+    use crate::filesystem::entry::{FileContent, Location, Metadata};
 
     fn packed(index: &Index) -> Vec<u8> {
         pack(&serde_json::to_vec(index).unwrap()[..]).unwrap()
     }
 
-    fn index(location: Location, digest: Option<Digest>) -> Index {
-        let kind = Kind::File(FileContent { size: 1, digest, location });
+    fn index(digest: Option<Digest>) -> Index {
+        let kind = Kind::File(FileContent { size: 1, digest, location: Location::unknown() });
         let change = Change { path: TreePath::clean(b"a"), action: Action::Put(Metadata::default(), kind) };
-        Index { diff_id: Digest::of(b"layer"), changes: vec![change] }
+        Index::new(Digest::of(b"layer"), vec![change])
     }
 
     #[test]
     fn an_index_is_read_as_it_was_written() {
-        let digest = Digest::of(b"layer");
-        let own = index(Location::Layer(digest.clone(), TreePath::clean(b"a")), Some(Digest::of(b"a")));
-        assert_eq!(unpack(&packed(&own), &digest).unwrap().0, own);
+        let own = index(Some(Digest::of(b"a")));
+        assert_eq!(unpack(&packed(&own), &own.diff_id).unwrap().0, own);
     }
 
     #[test]
-    fn an_index_that_points_elsewhere_is_refused() {
-        let digest = Digest::of(b"layer");
-        let content = Some(Digest::of(b"a"));
-        let foreign = [
-            index(Location::Spool("/etc/shadow".into()), content.clone()),
-            index(Location::Context(0, TreePath::clean(b"a")), content.clone()),
-            index(Location::Layer(Digest::of(b"another"), TreePath::clean(b"a")), content.clone()),
-            index(Location::Layer(digest.clone(), TreePath::clean(b"a")), None),
-            Index { diff_id: Digest::of(b"another"), ..index(Location::Inline([1].into()), content) },
-        ];
-        for index in foreign {
-            assert!(matches!(unpack(&packed(&index), &digest), Err(InvalidIndex::Foreign(_))), "{index:?}");
-        }
+    fn an_index_of_another_layer_or_without_a_digest_is_refused() {
+        let own = index(Some(Digest::of(b"a")));
+        let foreign = unpack(&packed(&own), &Digest::of(b"another"));
+        assert!(matches!(foreign, Err(InvalidIndex::Foreign(_))), "{foreign:?}");
+        let unread = unpack(&packed(&index(None)), &own.diff_id);
+        assert!(matches!(unread, Err(InvalidIndex::Digest(_))), "{unread:?}");
     }
 
     #[test]
@@ -148,7 +139,7 @@ mod tests {
 
     #[test]
     fn damage_is_an_error() {
-        let bytes = packed(&index(Location::Inline([1].into()), None));
+        let bytes = packed(&index(None));
         assert!(unpack(&bytes[..bytes.len() - 3], &Digest::of(b"layer")).is_err());
         assert!(unpack(b"garbage", &Digest::of(b"layer")).is_err());
         let json = zstd::encode_all(&b"{}"[..], 1).unwrap();

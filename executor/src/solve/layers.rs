@@ -421,9 +421,9 @@ pub(super) fn save(index: &Index, path: &Path) -> Result<(), SolveError> {
 
 /// Reads an index that [`save`] or a helper process wrote.
 fn load(path: &Path) -> Result<Arc<Index>, SolveError> {
-    let file = File::open(path).map_err(|source| SolveError::file(path, source))?;
-    let index = serde_json::from_reader(io::BufReader::new(file));
-    index.map(Arc::new).map_err(|error| SolveError::file(path, error.into()))
+    // Whole: from a reader it takes ten times as long.
+    let json = std::fs::read(path).map_err(|source| SolveError::file(path, source))?;
+    serde_json::from_slice(&json).map(Arc::new).map_err(|error| SolveError::file(path, error.into()))
 }
 
 /// Runs blocking work off the runtime's threads.
