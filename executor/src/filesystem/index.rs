@@ -1,12 +1,46 @@
 //! The index of a layer: everything that the layer's tar stream says, without the files' bytes.
 //!
-//! Its text is JSON. That files lie in the layer, under their own path, goes without saying there: an index cannot point
-//! elsewhere, whoever wrote it.
+//! In files and caches it is JSON, compressed with zstd. That files lie in the layer, under their own path, goes without saying
+//! there: an index cannot point elsewhere, whoever wrote it.
+
+use std::io::{self, BufWriter, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Action, Change, Kind, Location};
+use super::{
+    entry::{Action, Change, Kind, Location},
+    path::TreePath,
+};
 use crate::image::digest::Digest;
+
+/// The largest index that is read, without its compression: that of a layer of some million files.
+const BYTES_MAX: u64 = 256 << 20;
+
+/// zstd's fastest that still makes a fifth of it: an index is written once and read often, but small either way.
+const LEVEL: i32 = 1;
+
+/// Why bytes are no index.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidIndex {
+    /// They cannot be decompressed.
+    #[error("it cannot be decompressed")]
+    Compression(#[from] io::Error),
+    /// It is larger than is read.
+    #[error("it is larger than {BYTES_MAX} bytes")]
+    TooLarge,
+    /// They are not the JSON of an index.
+    #[error("it is not an index")]
+    Json(#[from] serde_json::Error),
+    /// It has a path that no archive gives.
+    #[error("it has the path {0}, which is not in its normal form")]
+    Path(TreePath),
+    /// It says nothing of what is in a file.
+    #[error("it has no digest of {0}")]
+    Digest(TreePath),
+    /// It is of another layer.
+    #[error("it is not the index of the layer {0}")]
+    Foreign(Digest),
+}
 
 /// What one layer does, in the order of its tar stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +63,54 @@ impl Index {
             }
         }
         Self { diff_id, changes }
+    }
+
+    /// Returns the index as it is kept.
+    ///
+    /// # Errors
+    /// Fails where a file lies neither here nor in the layer.
+    pub fn pack(&self) -> io::Result<Vec<u8>> {
+        let mut writer = BufWriter::new(zstd::stream::write::Encoder::new(Vec::new(), LEVEL)?);
+        serde_json::to_writer(&mut writer, self)?;
+        writer.flush()?;
+        writer.into_inner()?.finish()
+    }
+
+    /// Reads an index that was kept.
+    ///
+    /// # Errors
+    /// Fails where the bytes are no index, or one of more than 256 MiB.
+    pub fn unpack(packed: &[u8]) -> Result<Self, InvalidIndex> {
+        let mut json = Vec::new();
+        zstd::stream::read::Decoder::new(packed)?.take(BYTES_MAX + 1).read_to_end(&mut json)?;
+        if json.len() as u64 > BYTES_MAX {
+            return Err(InvalidIndex::TooLarge);
+        }
+        // Whole: from a reader it takes ten times as long.
+        Ok(serde_json::from_slice(&json)?)
+    }
+
+    /// Checks an index from elsewhere, which must be the one of the layer with this diffID.
+    ///
+    /// # Errors
+    /// Fails where it says what reading the layer never gives.
+    pub fn check(&self, diff_id: &Digest) -> Result<(), InvalidIndex> {
+        if self.diff_id != *diff_id {
+            return Err(InvalidIndex::Foreign(diff_id.clone()));
+        }
+        for Change { path, action } in &self.changes {
+            let target = if let Action::HardLink(target) = action { Some(target) } else { None };
+            // Every other part of Karve relies on that.
+            let mut paths = [path].into_iter().chain(target);
+            if let Some(path) = paths.find(|path| TreePath::clean(path.as_bytes()) != **path) {
+                return Err(InvalidIndex::Path(path.clone()));
+            }
+            // Every file has a digest once its layer was read: keys and unpacking rely on it.
+            if matches!(action, Action::Put(_, Kind::File(content)) if content.digest.is_none()) {
+                return Err(InvalidIndex::Digest(path.clone()));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -54,35 +136,70 @@ pub const INLINE_BYTES_MAX: u64 = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filesystem::{
-        entry::{FileContent, Metadata},
-        path::TreePath,
-    };
+    use crate::filesystem::entry::{FileContent, Metadata};
 
-    fn file(path: &str, location: Location) -> Change {
-        let content = FileContent { size: 1, digest: Some(Digest::of(b"x")), location };
-        let action = Action::Put(Metadata::default(), Kind::File(content));
-        Change { path: TreePath::clean(path.as_bytes()), action }
+    fn path(text: &str) -> TreePath {
+        serde_json::from_value(text.into()).unwrap()
+    }
+
+    fn file(text: &str, digest: Option<Digest>, location: Location) -> Change {
+        let content = FileContent { size: 1, digest, location };
+        Change { path: path(text), action: Action::Put(Metadata::default(), Kind::File(content)) }
+    }
+
+    fn index(changes: Vec<Change>) -> Index {
+        Index::new(Digest::of(b"layer"), changes)
     }
 
     #[test]
     fn the_text_says_nothing_of_where_a_layer_has_its_files() {
-        let index = Index::new(
-            Digest::of(b"layer"),
-            vec![file("a/b", Location::unknown()), file("etc/passwd", Location::Inline(b"root\xff".as_slice().into()))],
-        );
+        let content = Some(Digest::of(b"x"));
+        let inline = Location::Inline(b"root\xff".as_slice().into());
+        let index = index(vec![file("a/b", content.clone(), Location::unknown()), file("etc/passwd", content, inline)]);
         let text = serde_json::to_string(&index).unwrap();
         assert_eq!((text.matches("a/b").count(), text.matches(&index.diff_id.hex()).count()), (1, 1), "{text}");
-        let read: Index = serde_json::from_str(&text).unwrap();
+        let read = Index::unpack(&index.pack().unwrap()).unwrap();
         assert_eq!(read, index);
         let Action::Put(_, Kind::File(content)) = &read.changes[0].action else { panic!("{read:?}") };
-        assert_eq!(content.location, Location::Layer(index.diff_id, read.changes[0].path.clone()));
+        assert_eq!(content.location, Location::Layer(index.diff_id, path("a/b")));
     }
 
     #[test]
     fn a_file_that_is_elsewhere_cannot_be_written_down() {
-        let index =
-            Index { diff_id: Digest::of(b"layer"), changes: vec![file("a", Location::Spool("/etc/shadow".into()))] };
-        assert!(serde_json::to_string(&index).is_err());
+        let elsewhere = file("a", Some(Digest::of(b"x")), Location::Spool("/etc/shadow".into()));
+        assert!(index(vec![elsewhere]).pack().is_err());
+    }
+
+    #[test]
+    fn an_index_of_another_layer_or_without_a_digest_is_refused() {
+        let own = index(vec![file("a", Some(Digest::of(b"x")), Location::unknown())]);
+        assert!(own.check(&own.diff_id).is_ok());
+        assert!(matches!(own.check(&Digest::of(b"another")), Err(InvalidIndex::Foreign(_))));
+        let unread = index(vec![file("a", None, Location::unknown())]);
+        assert!(matches!(unread.check(&unread.diff_id), Err(InvalidIndex::Digest(_))));
+    }
+
+    #[test]
+    fn paths_that_no_archive_gives_are_refused() {
+        let is_sound = |text: &str, action: Action| {
+            let index = index(vec![Change { path: path(text), action }]);
+            index.check(&index.diff_id).is_ok()
+        };
+        let directory = Action::Put(Metadata::directory(0), Kind::Directory);
+        assert!(is_sound("a/b", directory.clone()) && is_sound("", directory.clone()));
+        assert!(is_sound("a", Action::HardLink(path("b"))));
+        for foul in ["..", "../a", "a/../..", "/a", "a//b", "a/", "."] {
+            assert!(!is_sound(foul, directory.clone()), "{foul}");
+            assert!(!is_sound("a", Action::HardLink(path(foul))), "{foul}");
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let bytes = index(vec![file("a", None, Location::unknown())]).pack().unwrap();
+        assert!(Index::unpack(&bytes[..bytes.len() - 3]).is_err());
+        assert!(Index::unpack(b"garbage").is_err());
+        let json = zstd::encode_all(&b"{}"[..], 1).unwrap();
+        assert!(matches!(Index::unpack(&json), Err(InvalidIndex::Json(_))));
     }
 }

@@ -10,6 +10,7 @@ use std::{
         unix::{net::UnixStream as StdUnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
+    pin::pin,
     process::{Child, Command, ExitStatus, Stdio},
 };
 
@@ -18,7 +19,7 @@ use serde::Serialize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixStream, unix::pipe::Receiver},
-    sync::oneshot,
+    sync::{Notify, oneshot},
     task::JoinHandle,
 };
 
@@ -28,9 +29,9 @@ use super::{
     helper::HELPER_ARGUMENT,
     maps,
     output::{Stream, pump},
-    request::{Answered, Pack, PackResult, Reply, Request, Step, StepResult, Unpack, body_length, encode},
+    request::{Answered, Pack, PackResult, Question, Reply, Request, Step, StepResult, Unpack, body_length, encode},
 };
-use crate::filesystem::path::TreePath;
+use crate::filesystem::{path::TreePath, view::View};
 
 /// Starts helpers. Cheap to clone; holds no process between operations.
 #[derive(Clone, Debug)]
@@ -56,7 +57,7 @@ impl Sandbox {
         let directory = work_directory.join(format!("probe-{}", std::process::id()));
         let probed = async {
             fs::create_dir_all(&directory).map_err(cannot(format!("make {}", directory.display())))?;
-            self.operate(&Request::Probe { directory: directory.clone() }, |_, _| ()).await
+            self.operate(&Request::Probe { directory: directory.clone() }, |_, _| (), nothing).await
         };
         let outcome = match probed.await {
             Ok(Reply::Probed) => Isolation::Userns,
@@ -69,13 +70,33 @@ impl Sandbox {
         outcome
     }
 
-    /// Unpacks layers into empty directories. Returns warnings: what could not be made here and is true in the layers'
-    /// indexes only.
-    pub async fn unpack(&self, request: Unpack) -> Result<Vec<String>, SandboxError> {
-        match self.operate(&Request::Unpack(request), warn).await? {
-            Reply::Unpacked(warnings) => Ok(warnings),
-            _ => Err(unexpected()),
-        }
+    /// Unpacks layers into empty directories, the archives of which `fetched` brings while their indexes are read. Returns
+    /// warnings: what could not be made here and is true in the layers' indexes only. The outer error is that of `fetched`.
+    pub async fn unpack<E>(
+        &self,
+        request: Unpack,
+        fetched: impl Future<Output = Result<(), E>>,
+    ) -> Result<Result<Vec<String>, SandboxError>, E> {
+        let are_here = Notify::new();
+        let request = Request::Unpack(request);
+        let answer = |_| async {
+            are_here.notified().await;
+            Ok(())
+        };
+        let mut operation = pin!(self.operate(&request, warn, answer));
+        let result = tokio::select! {
+            result = &mut operation => result,
+            result = fetched => {
+                result?;
+                are_here.notify_one();
+                operation.await
+            }
+        };
+        Ok(match result {
+            Ok(Reply::Unpacked(warnings)) => Ok(warnings),
+            Ok(_) => Err(unexpected()),
+            Err(error) => Err(error),
+        })
     }
 
     /// Runs one step to its end and makes its layer. `on_line` gets each line of output without its newline. A process
@@ -85,7 +106,17 @@ impl Sandbox {
         step: Step,
         on_line: impl FnMut(Stream, &[u8]) + Send,
     ) -> Result<StepResult, SandboxError> {
-        match self.operate(&Request::Step(Box::new(step)), on_line).await? {
+        let below = step.layer.as_ref().map(|output| (output.below.clone(), output.below_part.clone()));
+        let answer = |question| {
+            let below = below.clone();
+            async move {
+                match (question, below) {
+                    (Question::Below(directories), Some((below, file))) => write_part(below, directories, file).await,
+                    _ => Err(io::Error::other("it asked for what it does not need")),
+                }
+            }
+        };
+        match self.operate(&Request::Step(Box::new(step)), on_line, answer).await? {
             Reply::Stepped(result) => Ok(result),
             _ => Err(unexpected()),
         }
@@ -93,21 +124,24 @@ impl Sandbox {
 
     /// Makes an archive of what is in a directory; `None` if nothing has changed.
     pub async fn pack(&self, request: Pack) -> Result<Option<PackResult>, SandboxError> {
-        match self.operate(&Request::Pack(request), warn).await? {
+        match self.operate(&Request::Pack(request), warn, nothing).await? {
             Reply::Packed(result) => Ok(result),
             _ => Err(unexpected()),
         }
     }
 
-    async fn operate(
+    async fn operate<A: Future<Output = io::Result<()>>>(
         &self,
         request: &Request,
         on_line: impl FnMut(Stream, &[u8]) + Send,
+        answer: impl FnMut(Question) -> A,
     ) -> Result<Reply, SandboxError> {
         let helper = Helper::start(self.program.clone()).await?;
         // The exchange owns the socket: whatever ends it also tells the helper to end, which closes the output.
-        let (reply, pumped) =
-            tokio::join!(exchange(helper.socket, helper.pid, request), pump(helper.stdout, helper.stderr, on_line));
+        let (reply, pumped) = tokio::join!(
+            exchange(helper.socket, helper.pid, request, answer),
+            pump(helper.stdout, helper.stderr, on_line)
+        );
         let status = helper.ended.await.map_err(io::Error::other).flatten().map_err(SandboxError::Connection)?;
         drop(helper.kill);
         match reply {
@@ -117,6 +151,11 @@ impl Sandbox {
             Ok(reply) => pumped.map(|()| reply).map_err(SandboxError::Connection),
         }
     }
+}
+
+/// Has no answer for helpers that ask nothing.
+async fn nothing(_: Question) -> io::Result<()> {
+    Err(io::Error::other("it asked for what it does not need"))
 }
 
 /// Passes on what a helper says that should say nothing.
@@ -217,7 +256,12 @@ impl Drop for KillOnDrop {
 }
 
 /// Gives the helper its ids, sends the request and waits for the reply.
-async fn exchange(mut socket: UnixStream, pid: Pid, request: &Request) -> Result<Reply, SandboxError> {
+async fn exchange<A: Future<Output = io::Result<()>>>(
+    mut socket: UnixStream,
+    pid: Pid,
+    request: &Request,
+    mut answer: impl FnMut(Question) -> A,
+) -> Result<Reply, SandboxError> {
     match receive(&mut socket).await? {
         Reply::Unshared => {}
         reply => return Ok(reply),
@@ -231,22 +275,20 @@ async fn exchange(mut socket: UnixStream, pid: Pid, request: &Request) -> Result
     }
     send(&mut socket, request).await?;
     loop {
-        match (receive(&mut socket).await?, request) {
-            (Reply::Changed(directories), Request::Step(step)) => {
-                answer(step, directories).await.map_err(SandboxError::Connection)?;
+        match receive(&mut socket).await? {
+            Reply::Asked(question) => {
+                answer(question).await.map_err(SandboxError::Connection)?;
                 send(&mut socket, &Answered).await?;
             }
-            (reply, _) => return Ok(reply),
+            reply => return Ok(reply),
         }
     }
 }
 
 /// Writes what was below the directories that a step may have changed, for its helper.
-async fn answer(step: &Step, directories: Vec<TreePath>) -> io::Result<()> {
-    let output = step.layer.as_ref().ok_or_else(|| io::Error::other("it makes a layer that nobody wants"))?;
-    let (below, path) = (output.below.clone(), output.below_part.clone());
+async fn write_part(below: View, directories: Vec<TreePath>, file: PathBuf) -> io::Result<()> {
     let write = move || {
-        let mut writer = BufWriter::new(File::create_new(path)?);
+        let mut writer = BufWriter::new(File::create_new(file)?);
         serde_json::to_writer(&mut writer, &below.part(&directories))?;
         writer.flush()
     };

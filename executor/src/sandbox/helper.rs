@@ -48,8 +48,8 @@ fn serve() -> io::Result<()> {
     let request = receive(&socket)?;
     // Now that the maps are written: no process with the same ids may read the request's secrets from our memory.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    let mut ask = |directories| {
-        send(&socket, &Reply::Changed(directories))?;
+    let mut ask = |question| {
+        send(&socket, &Reply::Asked(question))?;
         receive::<Answered>(&socket).map(drop)
     };
     let reply = perform(request, &mut ask).unwrap_or_else(Reply::Failed);
@@ -63,7 +63,7 @@ fn perform(request: Request, ask: &mut Ask<'_>) -> Result<Reply, Failure> {
             probe::run(&directory)?;
             Reply::Probed
         }
-        Request::Unpack(request) => Reply::Unpacked(operations::unpack(&request)?),
+        Request::Unpack(request) => Reply::Unpacked(operations::unpack(&request, ask)?),
         Request::Pack(request) => Reply::Packed(operations::pack_directory(&request)?),
         Request::Step(step) => Reply::Stepped(step::run(&step, ask)?),
     })

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     mem,
     os::fd::AsFd,
     panic::resume_unwind,
@@ -11,15 +11,13 @@ use std::{
     thread,
 };
 
-use serde::de::DeserializeOwned;
-
 use super::{
     error::{Failure, cannot},
     overlay::open_directory,
-    request::{Archive, Output, Pack, PackResult, Unpack, UnpackDirectory},
+    request::{Archive, Output, Pack, PackResult, Question, Unpack, UnpackDirectory},
 };
 use crate::{
-    filesystem::{entry::Change, index::Index, path::TreePath, view::View},
+    filesystem::{entry::Change, index::Index, view::View},
     layer::{
         Layer,
         changes::{changes, directories, open},
@@ -29,15 +27,16 @@ use crate::{
     },
 };
 
-/// Asks the executor what was below some directories, and waits until it has answered.
-pub(super) type Ask<'a> = dyn FnMut(Vec<TreePath>) -> io::Result<()> + 'a;
+/// Asks the executor, and waits until it has answered.
+pub(super) type Ask<'a> = dyn FnMut(Question) -> io::Result<()> + 'a;
 
-/// Unpacks layers as lower directories of an overlay, all directories at the same time; returns warnings.
-pub(super) fn unpack(request: &Unpack) -> Result<Vec<String>, Failure> {
+/// Unpacks layers as lower directories of an overlay, all directories at the same time; returns warnings. The archives need not
+/// be there before `ask` has been told so.
+pub(super) fn unpack(request: &Unpack, ask: &mut Ask<'_>) -> Result<Vec<String>, Failure> {
     let mut below = View::empty();
     for path in &request.below {
         // One at a time: a view shares nothing with the indexes that it was made of.
-        apply(&mut below, &read_json::<Index>(path)?.changes)?;
+        apply(&mut below, &read_index(path)?.changes)?;
     }
     let archives: Vec<&Archive> = request.directories.iter().flat_map(|target| &target.layers).collect();
     let mut indexes = read_archive_indexes(&archives, request.threads)?.into_iter();
@@ -47,6 +46,7 @@ pub(super) fn unpack(request: &Unpack) -> Result<Vec<String>, Failure> {
         let layers = put_together(&mut above, layers, &mut indexes)?;
         targets.push((directory, mem::replace(&mut below, above.clone()), above, layers));
     }
+    ask(Question::Archives).map_err(cannot("ask for the archives"))?;
     let fill = |(directory, below, above, layers): &(&PathBuf, View, View, Vec<UnpackLayer<'_>>)| {
         let directory = open_directory(directory)?;
         unpack::unpack_overlay(directory.as_fd(), below, above, layers, request.threads)
@@ -62,10 +62,10 @@ pub(super) fn unpack(request: &Unpack) -> Result<Vec<String>, Failure> {
 /// executor write what was below some directories into [`Output::below_part`].
 pub(super) fn write_layer(upper: &Path, output: &Output, ask: &mut Ask<'_>) -> Result<Layer, Failure> {
     let upper = open_directory(upper)?;
-    ask(directories(upper.as_fd()).map_err(cannot("list what the step changed"))?)
-        .map_err(cannot("ask what was below the step's changes"))?;
+    let changed = directories(upper.as_fd()).map_err(cannot("list what the step changed"))?;
+    ask(Question::Below(changed)).map_err(cannot("ask what was below the step's changes"))?;
     let mut below = View::empty();
-    apply(&mut below, &read_json::<Vec<Change>>(&output.below_part)?)?;
+    apply(&mut below, &read_changes(&output.below_part)?)?;
     // No stubs to ignore: they are in a lower directory of their own (stubs.rs).
     let changes = changes(upper.as_fd(), &below, &[]).map_err(cannot("read the changes of the step"))?;
     let options = WriteOptions { compression: output.compression, threads: output.threads, size_max: output.size_max };
@@ -80,7 +80,7 @@ pub(super) fn write_layer(upper: &Path, output: &Output, ask: &mut Ask<'_>) -> R
 pub(super) fn pack_directory(request: &Pack) -> Result<Option<PackResult>, Failure> {
     let Pack { archive: Archive { blob, compression, index }, content_max, threads, .. } = request;
     let directory = open_directory(&request.directory)?;
-    let before = request.before.as_deref().map(read_json::<Index>).transpose()?;
+    let before = request.before.as_deref().map(read_index).transpose()?;
     let before = before.map(|index| index.changes).unwrap_or_default();
     let options =
         PackOptions { before: &before, content_max: *content_max, compression: *compression, threads: *threads };
@@ -91,14 +91,13 @@ pub(super) fn pack_directory(request: &Pack) -> Result<Option<PackResult>, Failu
 }
 
 fn write_index(path: &Path, index: &Index) -> io::Result<()> {
-    let mut writer = BufWriter::new(File::create_new(path)?);
-    serde_json::to_writer(&mut writer, index)?;
-    writer.flush()
+    File::create_new(path)?.write_all(&index.pack()?)
 }
 
 /// Reads the indexes of layers, several at once: until that is done, nothing can be unpacked.
 fn read_archive_indexes(layers: &[&Archive], threads: usize) -> Result<Vec<Index>, Failure> {
-    let read = |layers: &&[&Archive]| layers.iter().map(|layer| read_json(&layer.index)).collect::<Result<Vec<_>, _>>();
+    let read =
+        |layers: &&[&Archive]| layers.iter().map(|layer| read_index(&layer.index)).collect::<Result<Vec<_>, _>>();
     let parts: Vec<_> = layers.chunks(layers.len().div_ceil(threads.max(1)).max(1)).collect();
     let indexes = at_once(&parts, read).into_iter().collect::<Result<Vec<Vec<Index>>, _>>()?;
     Ok(indexes.into_iter().flatten().collect())
@@ -113,9 +112,14 @@ fn at_once<I: Sync, O: Send>(items: &[I], work: impl Fn(&I) -> O + Sync) -> Vec<
     })
 }
 
-/// Reads what the executor has written; its size was bounded then.
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
-    // Whole: from a reader it takes ten times as long.
+/// Reads an index that the executor or another helper has written.
+fn read_index(path: &Path) -> Result<Index, Failure> {
+    let packed = fs::read(path).map_err(cannot(format!("read {}", path.display())))?;
+    Index::unpack(&packed).map_err(cannot(format!("use {}", path.display())))
+}
+
+/// Reads what the executor has written of a view; its size was bounded then.
+fn read_changes(path: &Path) -> Result<Vec<Change>, Failure> {
     fs::read(path)
         .and_then(|json| Ok(serde_json::from_slice(&json)?))
         .map_err(cannot(format!("read {}", path.display())))

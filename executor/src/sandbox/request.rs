@@ -43,7 +43,7 @@ pub(super) enum Request {
 /// Layers to be unpacked as the lower directories of an overlay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Unpack {
-    /// The indexes of the layers in the directories below as JSON files, lowest first.
+    /// Files with the indexes of the layers in the directories below, lowest first.
     pub below: Vec<PathBuf>,
     /// The directories, lowest first. All are filled at the same time.
     pub directories: Vec<UnpackDirectory>,
@@ -72,7 +72,7 @@ impl Unpack {
 pub struct Pack {
     /// The directory.
     pub directory: PathBuf,
-    /// The index, as a JSON file, of the archive that holds what was in the directory before; `None` is nothing.
+    /// A file with the index of the archive that holds what was in the directory before; `None` is nothing.
     pub before: Option<PathBuf>,
     /// The bytes of files that the archive has, at most.
     pub content_max: u64,
@@ -100,7 +100,7 @@ pub struct Archive {
     pub blob: PathBuf,
     /// How it is compressed.
     pub compression: Compression,
-    /// The index as a JSON file.
+    /// A file with its index ([`Index::pack`](crate::filesystem::index::Index::pack)).
     pub index: PathBuf,
 }
 
@@ -271,7 +271,7 @@ pub struct Script {
 pub struct Output {
     /// The file that receives the compressed layer.
     pub blob: PathBuf,
-    /// The file that receives the layer's index as JSON.
+    /// The file that receives the layer's index.
     pub index: PathBuf,
     /// The file system below. It stays with the executor: the helper asks for the part in which something changed, which is
     /// little beside an image.
@@ -314,16 +314,15 @@ pub struct StepResult {
     pub layer: Option<Layer>,
 }
 
-/// What the helper says, in this order: `Unshared`, `Changed` if a layer is to be made, then one of the others.
+/// What the helper says, in this order: `Unshared`, `Asked` once if it unpacks or makes a layer, then one of the others.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Reply {
     /// The user namespace exists and waits for its maps; the request may be sent when they are written.
     Unshared,
     /// A step can be run here.
     Probed,
-    /// The step has ended, and these are the directories in which it may have changed something. The executor writes what
-    /// was below into [`Output::below_part`] and sends [`Answered`].
-    Changed(Vec<TreePath>),
+    /// The helper goes on when it has received [`Answered`].
+    Asked(Question),
     /// Layers were unpacked, with these warnings.
     Unpacked(Vec<String>),
     /// A directory was packed, or is as it was.
@@ -334,7 +333,17 @@ pub(super) enum Reply {
     Failed(Failure),
 }
 
-/// The executor has answered [`Reply::Changed`].
+/// What a helper asks.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Question {
+    /// What was below these directories? The step has ended, and may have changed something in them. The answer is in
+    /// [`Output::below_part`].
+    Below(Vec<TreePath>),
+    /// Are the archives there? Their indexes are read.
+    Archives,
+}
+
+/// The executor has answered [`Reply::Asked`].
 #[derive(Serialize, Deserialize)]
 pub(super) struct Answered;
 

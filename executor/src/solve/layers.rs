@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     error::Error,
     fs::File,
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,17 +15,13 @@ use std::{
 
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
 
-use super::{
-    error::SolveError,
-    indexes::{self, InvalidIndex},
-    work::WorkDirectory,
-};
+use super::{error::SolveError, indexes, work::WorkDirectory};
 use crate::{
     cache::{
         entry::{EntryLayer, INDEX_MEDIA_TYPE},
         store::{Cache, Content, Part},
     },
-    filesystem::index::Index,
+    filesystem::index::{Index, InvalidIndex},
     image::{
         digest::Digest,
         manifest::{Descriptor, layer_media_type},
@@ -50,7 +46,7 @@ pub struct StageLayer {
     /// The index until it lies in a file: of a large layer it takes tens of MiB, and most are read once.
     index: AsyncMutex<Option<Arc<Index>>>,
     index_file: OnceCell<PathBuf>,
-    packed_index: OnceCell<Part>,
+    index_part: OnceCell<Part>,
     /// Whether the index came from the cache, and not from the layer.
     is_index_kept: AtomicBool,
 }
@@ -70,7 +66,7 @@ pub enum Origin {
 pub(super) enum Known {
     /// Its index.
     Index(Index),
-    /// A file with its index as JSON.
+    /// A file with its index.
     File(PathBuf),
 }
 
@@ -108,8 +104,8 @@ impl StageLayer {
     /// A layer of which neither the file nor the index is here yet.
     pub(super) fn new(diff_id: Digest, descriptor: Descriptor, compression: Compression, origin: Origin) -> Self {
         let (blob, index) = (OnceCell::new(), AsyncMutex::default());
-        let (index_file, packed_index, is_index_kept) = (OnceCell::new(), OnceCell::new(), AtomicBool::new(false));
-        Self { diff_id, descriptor, compression, origin, blob, index, index_file, packed_index, is_index_kept }
+        let (index_file, index_part, is_index_kept) = (OnceCell::new(), OnceCell::new(), AtomicBool::new(false));
+        Self { diff_id, descriptor, compression, origin, blob, index, index_file, index_part, is_index_kept }
     }
 
     /// Whether what is known of the layer came from the cache.
@@ -224,7 +220,7 @@ impl Layers {
     /// Returns the file with the layer's compressed bytes, fetching it when it is not here yet.
     pub async fn blob<'a>(&self, layer: &'a StageLayer) -> Result<&'a PathBuf, SolveError> {
         let blob = layer.blob.get_or_try_init(|| async {
-            let path = self.work.path().join(layer.descriptor.digest.hex());
+            let path = self.blob_path(layer);
             match &layer.origin {
                 Origin::Written => return Err(SolveError::Internal("a written layer has no file")),
                 Origin::Base(source) => self.fetch_base(source, &layer.descriptor, &path).await?,
@@ -235,6 +231,11 @@ impl Layers {
             Ok(path)
         });
         blob.await
+    }
+
+    /// Where the layer's compressed bytes are, or will be once somebody has asked for them.
+    pub(super) fn blob_path(&self, layer: &StageLayer) -> PathBuf {
+        layer.blob.get().cloned().unwrap_or_else(|| self.work.path().join(layer.descriptor.digest.hex()))
     }
 
     async fn fetch(&self, source: &ImageSource, descriptor: &Descriptor, path: &Path) -> Result<(), RegistryError> {
@@ -344,7 +345,7 @@ impl Layers {
         source.blob_bytes(&self.registry, descriptor, indexes::PACKED_BYTES_MAX).await
     }
 
-    /// Fetches an index. Its JSON becomes the file for helper processes.
+    /// Fetches an index. It becomes the file for helper processes.
     async fn known_index(
         &self,
         layer: &StageLayer,
@@ -357,8 +358,9 @@ impl Layers {
         let (diff_id, path) = (layer.diff_id.clone(), self.work.unused("index"));
         let file = path.clone();
         let unpacked = tokio::task::spawn_blocking(move || {
-            let (index, json) = indexes::unpack(&packed, &diff_id)?;
-            std::fs::write(&file, json)?;
+            let index = Index::unpack(&packed)?;
+            index.check(&diff_id)?;
+            std::fs::write(&file, packed)?;
             Ok::<_, InvalidIndex>(index)
         });
         let index = unpacked.await??;
@@ -367,18 +369,16 @@ impl Layers {
         Ok(Arc::new(index))
     }
 
-    /// Returns the layer's index as it is kept in the cache.
-    pub(super) async fn packed_index(&self, layer: &Arc<StageLayer>) -> Result<Part, SolveError> {
-        let packed = layer.packed_index.get_or_try_init(|| async {
+    /// Returns the layer's index as a part of what is kept in the cache.
+    pub(super) async fn index_part(&self, layer: &Arc<StageLayer>) -> Result<Part, SolveError> {
+        let packed = layer.index_part.get_or_try_init(|| async {
             if let Origin::Cached(source, descriptor) = &layer.origin {
                 return Ok(Part { descriptor: descriptor.clone(), content: Content::Elsewhere(source.clone()) });
             }
-            let (json, path) = (self.index_file(layer).await?.clone(), self.work.unused("packed-index"));
+            let path = self.index_file(layer).await?.clone();
             blocking(move || {
-                let bytes = File::open(&json).and_then(indexes::pack);
-                let bytes = bytes.map_err(|source| SolveError::file(&json, source))?;
+                let bytes = std::fs::read(&path).map_err(|source| SolveError::file(&path, source))?;
                 let descriptor = Descriptor::of(INDEX_MEDIA_TYPE, &bytes);
-                std::fs::write(&path, bytes).map_err(|source| SolveError::file(&path, source))?;
                 Ok(Part { descriptor, content: Content::File(path, Vec::new()) })
             })
             .await
@@ -391,8 +391,8 @@ impl Layers {
         std::mem::take(&mut *self.indexed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns a file with the index as JSON, for the helper processes of the sandbox, among others. From then on the index is
-    /// there only.
+    /// Returns a file with the index, for the helper processes of the sandbox, among others. From then on the index is there
+    /// only.
     pub async fn index_file<'a>(&self, layer: &'a Arc<StageLayer>) -> Result<&'a PathBuf, SolveError> {
         if let Some(file) = layer.index_file.get() {
             return Ok(file);
@@ -413,17 +413,14 @@ impl Layers {
 
 /// Writes an index into a new file, for a helper process.
 pub(super) fn save(index: &Index, path: &Path) -> Result<(), SolveError> {
-    let file = File::create_new(path).map_err(|source| SolveError::file(path, source))?;
-    let mut writer = io::BufWriter::new(file);
-    serde_json::to_writer(&mut writer, index).map_err(|error| SolveError::file(path, error.into()))?;
-    io::Write::flush(&mut writer).map_err(|source| SolveError::file(path, source))
+    let written = index.pack().and_then(|packed| File::create_new(path)?.write_all(&packed));
+    written.map_err(|source| SolveError::file(path, source))
 }
 
 /// Reads an index that [`save`] or a helper process wrote.
 fn load(path: &Path) -> Result<Arc<Index>, SolveError> {
-    // Whole: from a reader it takes ten times as long.
-    let json = std::fs::read(path).map_err(|source| SolveError::file(path, source))?;
-    serde_json::from_slice(&json).map(Arc::new).map_err(|error| SolveError::file(path, error.into()))
+    let packed = std::fs::read(path).map_err(|source| SolveError::file(path, source))?;
+    Index::unpack(&packed).map(Arc::new).map_err(|error| SolveError::file(path, io::Error::other(error)))
 }
 
 /// Runs blocking work off the runtime's threads.

@@ -171,28 +171,34 @@ impl Solver {
         Ok(rootfs)
     }
 
-    /// A new directory, and what the sandbox needs to unpack layers into it: all are fetched at once.
+    /// A new directory, and what the sandbox needs to unpack layers into it.
     async fn target(&self, kind: &str, layers: &[Arc<StageLayer>]) -> Result<UnpackDirectory, StepError> {
         let directory = self.work.directory(kind).map_err(StepError::Work)?;
         let layers = try_join_all(layers.iter().map(|layer| self.packed(layer))).await?;
         Ok(UnpackDirectory { directory, layers })
     }
 
+    /// Has layers unpacked, which are all fetched at once.
     async fn unpack(
         &self,
         below: Vec<PathBuf>,
         directories: Vec<UnpackDirectory>,
         layers: &[Arc<StageLayer>],
     ) -> Result<(), StepError> {
-        let unpacked = self.sandbox.unpack(Unpack { below, directories, threads: self.threads }).await;
+        let fetched = async {
+            try_join_all(layers.iter().map(|layer| self.layers.blob(layer))).await?;
+            Ok::<_, SolveError>(())
+        };
+        let request = Unpack { below, directories, threads: self.threads };
+        let unpacked = self.sandbox.unpack(request, fetched).await?;
         self.warn(&unpacked.map_err(|error| blame(layers, error))?);
         Ok(())
     }
 
     /// What the sandbox needs to unpack a layer.
     async fn packed(&self, layer: &Arc<StageLayer>) -> Result<Archive, SolveError> {
-        let blob = self.layers.blob(layer).await?.clone();
-        Ok(Archive { blob, compression: layer.compression, index: self.index_file(layer).await? })
+        let (blob, index) = (self.layers.blob_path(layer), self.index_file(layer).await?);
+        Ok(Archive { blob, compression: layer.compression, index })
     }
 
     async fn index_file(&self, layer: &Arc<StageLayer>) -> Result<PathBuf, SolveError> {

@@ -18,7 +18,7 @@ use super::{
     Solver,
     caches::{CacheMounts, Kept},
     caching::Caching,
-    indexes::{self, InvalidIndex},
+    indexes,
     remove::remove_all,
     work::WorkDirectory,
 };
@@ -28,6 +28,7 @@ use crate::{
         mount::{COMPRESSION, MOUNT_TYPE, SavedMount},
         store::{Artifact, Cache, Content, Found, Part},
     },
+    filesystem::index::{Index, InvalidIndex},
     image::manifest::{Descriptor, layer_media_type},
     layer::{pack::ENTRY_BYTES_MAX, trim::content_bytes},
     progress::{Progress, explain},
@@ -137,8 +138,9 @@ impl SavedCaches {
         let (index, diff_id) = (self.work.unused("index"), mount.diff_id.clone());
         let target = index.clone();
         let (content, entries) = blocking(move || {
-            let (index, json) = indexes::unpack(&packed, &diff_id)?;
-            fs::write(target, json)?;
+            let index = Index::unpack(&packed)?;
+            index.check(&diff_id)?;
+            fs::write(target, packed)?;
             Ok((content_bytes(&index.changes), index.changes.len() as u64))
         })
         .await?;
@@ -151,11 +153,11 @@ impl SavedCaches {
             }
         }
         let blob = self.work.unused("cache-archive");
-        found.source.fetch_blob(&self.registry, &mount.archive, &blob).await?;
         let path = self.work.directory("cache")?;
         let archive = Archive { blob, compression: COMPRESSION, index };
         let request = Unpack::into_root(path.clone(), vec![archive.clone()], self.threads);
-        let unpacked = self.sandbox.unpack(request).await;
+        let fetched = found.source.fetch_blob(&self.registry, &mount.archive, &archive.blob);
+        let unpacked = self.sandbox.unpack(request, fetched).await?;
         self.discard(archive.blob).await;
         match unpacked {
             Ok(warnings) => {
@@ -208,7 +210,7 @@ impl SavedCaches {
                 "cache mount {name}: {bytes} in {files} files, not used for longest, are more than --cache-mount-max-size"
             ));
         }
-        let packed = blocking(move || Ok(indexes::pack(fs::File::open(index)?)?)).await?;
+        let packed = blocking(move || Ok(fs::read(index)?)).await?;
         let mount = SavedMount {
             archive: Descriptor::new(layer_media_type(COMPRESSION), layer.digest, layer.size),
             diff_id: layer.diff_id,

@@ -136,7 +136,7 @@ impl Shared {
         let mut parts = Vec::with_capacity(2 * step.stack.len());
         for (made, layer) in &step.stack {
             let step_key = made.key.clone().ok_or(SolveError::Internal("a step without a key is kept"))?;
-            let index = self.layers.packed_index(layer).await?;
+            let index = self.layers.index_part(layer).await?;
             let entry_layer = EntryLayer {
                 step: step_key,
                 created: made.created,
@@ -222,7 +222,7 @@ impl Shared {
 
     async fn save_index(&self, layer: &Arc<StageLayer>) -> Result<(), SolveError> {
         debug_assert!(matches!(layer.origin, Origin::Base(_)), "other indexes are parts of entries");
-        let parts = vec![self.layers.packed_index(layer).await?];
+        let parts = vec![self.layers.index_part(layer).await?];
         let artifact = Artifact { artifact_type: indexes::INDEX_TYPE, parts, annotations: BTreeMap::new() };
         self.cache.save(&[indexes::tag(&layer.descriptor.digest)], &artifact).await;
         Ok(())

@@ -23,12 +23,12 @@ impl Fixture {
         Archive {
             blob: self.path(&format!("{number}.tar.gz")),
             compression: Compression::Gzip,
-            index: self.path(&format!("{number}.json")),
+            index: self.path(&format!("{number}.index")),
         }
     }
 
     fn index(&self, number: usize) -> Index {
-        serde_json::from_slice(&fs::read(self.archive(number).index).unwrap()).unwrap()
+        Index::unpack(&fs::read(self.archive(number).index).unwrap()).unwrap()
     }
 
     /// A step whose layer becomes the given number, on top of all smaller numbers.
@@ -104,8 +104,9 @@ fn a_step_builds_on_the_layers_of_the_steps_before() {
     // The second deletes, re-creates, and mounts a secret where nothing was.
     let root = fixture.path("root");
     fs::create_dir(&root).unwrap();
-    let unpacked = sandbox.unpack(Unpack::into_root(root.clone(), vec![fixture.archive(1)], 2));
-    assert_eq!(runtime.block_on(unpacked).unwrap(), Vec::<String>::new());
+    let unpack = |request| runtime.block_on(sandbox.unpack(request, async { Ok::<_, ()>(()) })).unwrap().unwrap();
+    let unpacked = unpack(Unpack::into_root(root.clone(), vec![fixture.archive(1)], 2));
+    assert_eq!(unpacked, Vec::<String>::new());
     let mut second = fixture.layer_step(
         2,
         std::slice::from_ref(&root),
@@ -129,10 +130,10 @@ fn a_step_builds_on_the_layers_of_the_steps_before() {
     let after = Unpack { below: vec![fixture.archive(1).index], directories: vec![target("after", 2)], threads: 2 };
     let both = vec![target("lower", 1), target("upper", 2)];
     let both = Unpack { below: Vec::new(), directories: both, threads: 2 };
-    for (number, unpack, lowers) in
+    for (number, request, lowers) in
         [(3, after, [fixture.path("after"), root.clone()]), (4, both, [fixture.path("upper"), fixture.path("lower")])]
     {
-        assert_eq!(runtime.block_on(sandbox.unpack(unpack)).unwrap(), Vec::<String>::new());
+        assert_eq!(unpack(request), Vec::<String>::new());
         let third = fixture.layer_step(number, &lowers, "ls /data /data/sub; cat /data/one; ls /");
         let (result, output) = Fixture::run_with(third, |_, _| ());
         assert!(result.unwrap().layer.is_some());
