@@ -102,7 +102,7 @@ impl Index {
             let target = if let Action::HardLink(target) = action { Some(target) } else { None };
             // Every other part of Karve relies on that.
             let mut paths = [path].into_iter().chain(target);
-            if let Some(path) = paths.find(|path| TreePath::clean(path.as_bytes()) != **path) {
+            if let Some(path) = paths.find(|path| !path.is_normal()) {
                 return Err(InvalidIndex::Path(path.clone()));
             }
             // Every file has a digest once its layer was read: keys and unpacking rely on it.

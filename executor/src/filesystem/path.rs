@@ -30,6 +30,11 @@ impl TreePath {
         Self::new(&parts.join(&b'/'))
     }
 
+    /// Whether this is as [`TreePath::clean`] leaves it. Only a path that was read from somewhere may not be.
+    pub fn is_normal(&self) -> bool {
+        self.is_root() || self.as_bytes().split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+    }
+
     /// Takes bytes as they are.
     fn new(bytes: &[u8]) -> Self {
         Self((!bytes.is_empty()).then(|| bytes.into()))
@@ -59,11 +64,17 @@ impl TreePath {
 
     /// Returns the directory above, or `None` for the root.
     pub fn parent(&self) -> Option<Self> {
-        if self.is_root() {
-            return None;
-        }
-        let bytes = self.as_bytes();
-        Some(bytes.iter().rposition(|byte| *byte == b'/').map_or(Self::ROOT, |slash| Self::new(&bytes[..slash])))
+        self.parent_bytes().map(Self::new)
+    }
+
+    fn parent_bytes(&self) -> Option<&[u8]> {
+        let bytes = self.0.as_deref()?;
+        Some(bytes.iter().rposition(|byte| *byte == b'/').map_or(&[][..], |slash| &bytes[..slash]))
+    }
+
+    /// Whether this and `other` have the same parent.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.parent_bytes() == other.parent_bytes()
     }
 
     /// Returns the last component, or an empty name for the root.
@@ -210,6 +221,18 @@ mod tests {
         ) {
             let (one, other) = (TreePath::clean(one.as_bytes()), TreePath::clean(other.as_bytes()));
             prop_assert_eq!(one.cmp(&other), one.components().cmp(other.components()));
+        }
+
+        #[test]
+        fn a_path_is_normal_if_cleaning_leaves_it(text in "[a./]{0,6}") {
+            let path = TreePath::new(text.as_bytes());
+            prop_assert_eq!(path.is_normal(), TreePath::clean(text.as_bytes()) == path);
+        }
+
+        #[test]
+        fn paths_with_the_same_parent_are_beside_each_other(one in "[ab]?(/[ab]){0,2}", other in "[ab]?(/[ab]){0,2}") {
+            let (one, other) = (TreePath::clean(one.as_bytes()), TreePath::clean(other.as_bytes()));
+            prop_assert_eq!(one.is_beside(&other), one.parent() == other.parent());
         }
     }
 }

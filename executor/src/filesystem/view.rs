@@ -146,13 +146,14 @@ impl View {
 
     /// Returns the directory at a path for changing; makes it, and the directories on the way to it, if need be.
     pub(crate) fn make_directory(&mut self, path: &TreePath) -> &mut Directory {
-        path.components().fold(self.root.make_directory(), |directory, name| {
-            directory
-                .children
-                .entry(name.into())
-                .or_insert_with(|| Node::directory(Metadata::directory(0)))
-                .make_directory()
-        })
+        path.components()
+            .fold(self.root.make_directory(), |directory, name| directory.child_or_new(name).make_directory())
+    }
+
+    /// [`View::make_directory`] that replaces nothing: `None` where something other than a directory is there or on the way.
+    fn make_free_directory(&mut self, path: &TreePath) -> Option<&mut Directory> {
+        path.components()
+            .try_fold(self.root.directory_mut()?, |directory, name| directory.child_or_new(name).directory_mut())
     }
 
     /// Returns the directory at a path for changing, if there is one.
@@ -295,6 +296,11 @@ impl Directory {
     /// Iterates over the children in the order of their names' bytes.
     pub fn children(&self) -> impl DoubleEndedIterator<Item = (&[u8], &Node)> {
         self.children.iter().map(|(name, node)| (&name[..], node))
+    }
+
+    /// Returns the child of this name for changing; makes a directory if there is none.
+    fn child_or_new(&mut self, name: &[u8]) -> &mut Node {
+        self.children.entry(name.into()).or_insert_with(|| Node::directory(Metadata::directory(0)))
     }
 }
 

@@ -69,12 +69,12 @@ impl View {
     /// Whiteouts and opaque directories remove what lower layers have, never what this layer has, wherever in the layer they
     /// stand. After an error the view holds a part of the layer and is of no use.
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), ViewError> {
-        for change in changes {
-            self.remove_lower(change)?;
-        }
-        let mut own = HashSet::new();
-        for change in changes {
-            self.apply_one(change, &mut own)?;
+        changes.iter().try_for_each(|change| self.remove_lower(change))?;
+        let mut own = Own::default();
+        for run in changes.chunk_by(are_put_side_by_side) {
+            if !self.put_freely(run, &mut own)? {
+                run.iter().try_for_each(|change| self.apply_one(change, &mut own))?;
+            }
         }
         Ok(())
     }
@@ -97,16 +97,34 @@ impl View {
         Ok(())
     }
 
-    fn apply_one(&mut self, change: &Change, own: &mut HashSet<TreePath>) -> Result<(), ViewError> {
+    /// Puts the entries of a run, which have their directory in common: it is looked for once. Does nothing and returns `false`
+    /// where anything but directories is on the way to it, and for what puts nothing.
+    fn put_freely(&mut self, run: &[Change], own: &mut Own) -> Result<bool, ViewError> {
+        let Some(Change { path: first, action: Action::Put(..) }) = run.first() else { return Ok(false) };
+        // First of all, since it also bounds the depth of what is made.
+        check_length(first)?;
+        let Some(parent) = first.parent() else { return Ok(false) };
+        let Some(directory) = self.make_free_directory(&parent) else { return Ok(false) };
+        for Change { path, action } in run {
+            let Action::Put(metadata, kind) = action else { continue };
+            check_length(path)?;
+            if *kind == Kind::Directory {
+                directory.child_or_new(path.name()).make_directory().metadata = metadata.clone();
+            } else {
+                directory.children.insert(path.name().into(), Node::new(metadata.clone(), kind.clone()));
+                own.push(path.clone());
+            }
+        }
+        Ok(true)
+    }
+
+    fn apply_one(&mut self, change: &Change, own: &mut Own) -> Result<(), ViewError> {
         let path = self.locate(&change.path, own)?;
         if let Some(parent) = path.parent() {
             self.make_directory(&parent);
         }
         match &change.action {
-            Action::Put(metadata, Kind::Directory) => {
-                own.remove(&path);
-                self.make_directory(&path).metadata = metadata.clone();
-            }
+            Action::Put(metadata, Kind::Directory) => self.make_directory(&path).metadata = metadata.clone(),
             Action::Put(metadata, kind) => self.put_file(path, Node::new(metadata.clone(), kind.clone()), own)?,
             Action::HardLink(target) => {
                 let target_path = self.locate(target, own)?;
@@ -127,18 +145,18 @@ impl View {
         Ok(())
     }
 
-    fn put_file(&mut self, path: TreePath, node: Node, own: &mut HashSet<TreePath>) -> Result<(), ViewError> {
+    fn put_file(&mut self, path: TreePath, node: Node, own: &mut Own) -> Result<(), ViewError> {
         if path.is_root() {
             return Err(ViewError::Root);
         }
         self.insert(&path, node);
-        own.insert(path);
+        own.push(path);
         Ok(())
     }
 
     /// Returns where an entry of the layer really goes: symlinks that the layer itself has put on the way to it are followed,
     /// its last name is not.
-    fn locate(&self, path: &TreePath, own: &HashSet<TreePath>) -> Result<TreePath, ViewError> {
+    fn locate(&self, path: &TreePath, own: &mut Own) -> Result<TreePath, ViewError> {
         check_length(path)?;
         if !self.has_file_on_the_way(path) {
             return Ok(path.clone());
@@ -183,6 +201,30 @@ impl View {
     }
 }
 
+/// The paths where a layer has put something other than a directory. Only where a file is on the way of an entry does anybody
+/// ask for them, which few layers make happen: until then they are merely noted.
+#[derive(Default)]
+struct Own {
+    noted: Vec<TreePath>,
+    paths: HashSet<TreePath>,
+}
+
+impl Own {
+    fn push(&mut self, path: TreePath) {
+        self.noted.push(path);
+    }
+
+    fn contains(&mut self, path: &TreePath) -> bool {
+        self.paths.extend(self.noted.drain(..));
+        self.paths.contains(path)
+    }
+}
+
+/// Whether two changes put entries into the same directory.
+fn are_put_side_by_side(one: &Change, next: &Change) -> bool {
+    matches!((&one.action, &next.action), (Action::Put(..), Action::Put(..))) && one.path.is_beside(&next.path)
+}
+
 fn check_length(path: &TreePath) -> Result<(), ViewError> {
     let bytes = path.as_bytes();
     if bytes.len() <= PATH_BYTES_MAX {
@@ -190,3 +232,6 @@ fn check_length(path: &TreePath) -> Result<(), ViewError> {
     }
     Err(ViewError::PathTooLong { bytes: bytes.len(), start: bytes.iter().copied().take(64).collect() })
 }
+
+#[cfg(test)]
+mod tests;
