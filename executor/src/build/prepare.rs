@@ -16,8 +16,9 @@ use crate::{
     registry::{BaseImage, Registry, layout::Layout},
     sandbox::{Isolation, client::Sandbox},
     solve::{
-        Mounts, Roots, Solver, agents::Agents, caching::Caching, contexts::Contexts, definitions::context_files,
-        error::SolveError, layers::Layers, remote::Remotes, secrets::Secrets, upload::Uploader, work::WorkDirectory,
+        Mounts, Roots, Solver, Unpacked, agents::Agents, caching::Caching, contexts::Contexts,
+        definitions::context_files, error::SolveError, layers::Layers, remote::Remotes, secrets::Secrets,
+        upload::Uploader, work::WorkDirectory,
     },
 };
 
@@ -75,6 +76,7 @@ pub(super) fn solver(
         uploader,
         layers,
         roots: Roots::default(),
+        unpacked: Unpacked::default(),
         mounts: Arc::clone(mounts),
         sandbox: sandbox.sandbox,
         secrets: secrets(),

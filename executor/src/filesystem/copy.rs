@@ -195,19 +195,15 @@ pub fn directory(lower: &View, path: &str, owner: (u32, u32), mtime: i64) -> Res
     Ok(target.into_changes())
 }
 
-/// Lists the files of some changes whose bytes lie in layers: which paths of which diffID must be extracted to read them.
-pub fn needed_layers(changes: &[Change]) -> BTreeMap<Digest, Vec<TreePath>> {
-    let mut layers: BTreeMap<Digest, Vec<TreePath>> = BTreeMap::new();
+/// Lists the files of some changes whose bytes lie in layers: by diffID and by path in the layer.
+pub fn needed_layers(changes: &[Change]) -> BTreeMap<Digest, BTreeMap<TreePath, &FileContent>> {
+    let mut layers: BTreeMap<Digest, BTreeMap<TreePath, &FileContent>> = BTreeMap::new();
     for change in changes {
         if let Action::Put(_, Kind::File(content)) = &change.action
             && let Location::Layer(diff_id, path) = &content.location
         {
-            layers.entry(diff_id.clone()).or_default().push(path.clone());
+            layers.entry(diff_id.clone()).or_default().insert(path.clone(), content);
         }
-    }
-    for paths in layers.values_mut() {
-        paths.sort();
-        paths.dedup();
     }
     layers
 }

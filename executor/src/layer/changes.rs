@@ -100,8 +100,16 @@ pub fn open(upper: BorrowedFd<'_>, location: &Location) -> io::Result<Box<dyn Re
     let Location::Context(0, path) = location else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{location:?} is not in the upper directory")));
     };
+    Ok(Box::new(open_file(upper, path)?))
+}
+
+/// Opens what lies at a path below a directory for reading; follows no symlink, and waits for no pipe.
+///
+/// # Errors
+/// Fails where nothing is there, or a symlink is on the way.
+pub fn open_file(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(Box::new(File::from(openat2(upper, path.as_bytes(), flags, Mode::empty(), BENEATH)?)))
+    Ok(openat2(root, path.as_bytes(), flags, Mode::empty(), BENEATH)?.into())
 }
 
 struct Walk<'a> {

@@ -62,8 +62,8 @@ pub(super) fn unpack(request: &Unpack, ask: &mut Ask<'_>) -> Result<Vec<String>,
 /// executor write what was below some directories into [`Output::below_part`].
 pub(super) fn write_layer(upper: &Path, output: &Output, ask: &mut Ask<'_>) -> Result<Layer, Failure> {
     let upper = open_directory(upper)?;
-    let changed = directories(upper.as_fd()).map_err(cannot("list what the step changed"))?;
-    ask(Question::Below(changed)).map_err(cannot("ask what was below the step's changes"))?;
+    let touched = directories(upper.as_fd()).map_err(cannot("list what the step changed"))?;
+    ask(Question::Below(touched)).map_err(cannot("ask what was below the step's changes"))?;
     let mut below = View::empty();
     apply(&mut below, &read_changes(&output.below_part)?)?;
     // No stubs to ignore: they are in a lower directory of their own (stubs.rs).

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read},
-    path::PathBuf,
     sync::Arc,
 };
 
@@ -21,13 +20,12 @@ use super::{
 };
 use crate::{
     filesystem::{
-        copy::{self, CopyRequest, Fetched, needed_layers},
+        copy::{self, CopyRequest, Fetched},
         entry::{Action, Change, FileContent, Kind, Location},
         path::TreePath,
         users,
         view::{Node, View},
     },
-    image::digest::Digest,
     layer::{
         Compression,
         read::{self, archive_kind},
@@ -168,41 +166,6 @@ impl Solver {
         let blob = self.work.unused("layer");
         let options = WriteOptions { compression, threads: self.threads, size_max: LAYER_BYTES_MAX };
         Ok(blocking(move || Ok(write(changes, &mut |location| open(&contexts, location), &blob, &options)?)).await?)
-    }
-
-    /// Brings files that lie in layers into the work directory: one pass over each layer, only the files that are wanted.
-    async fn extract(&self, changes: Vec<Change>) -> Result<Vec<Change>, SolveError> {
-        let mut spooled: BTreeMap<(Digest, TreePath), PathBuf> = BTreeMap::new();
-        for (diff_id, paths) in needed_layers(&changes) {
-            let layer =
-                self.layers.find(&diff_id).ok_or(SolveError::Internal("a copied file lies in an unknown layer"))?;
-            let (blob, compression) = (self.layers.blob(&layer).await?.clone(), layer.compression);
-            let directory =
-                self.work.directory("files").map_err(|source| SolveError::file(self.work.path(), source))?;
-            let wanted: BTreeMap<TreePath, PathBuf> = paths
-                .into_iter()
-                .enumerate()
-                .map(|(number, path)| (path, directory.join(number.to_string())))
-                .collect();
-            spooled.extend(wanted.iter().map(|(path, file)| ((diff_id.clone(), path.clone()), file.clone())));
-            let (expected, digest) = (diff_id.clone(), layer.descriptor.digest.clone());
-            let extracted = blocking(move || {
-                let file = File::open(&blob).map_err(|source| SolveError::file(&blob, source))?;
-                let found = read::files(file, compression, &mut |path| wanted.get(path).cloned())?;
-                if found != expected {
-                    return Err(SolveError::DiffId { layer: digest, expected, found });
-                }
-                let missing = wanted.into_values().find(|file| !file.exists());
-                missing.map_or(Ok(()), |file| Err(SolveError::file(&file, io::ErrorKind::NotFound.into())))
-            });
-            extracted.await.map_err(|error| if layer.is_of_cache() { layer.blame(error) } else { error })?;
-        }
-        Ok(relocate(changes, &mut |location| match location {
-            Location::Layer(diff_id, path) => {
-                spooled.get(&(diff_id.clone(), path.clone())).cloned().map(Location::Spool)
-            }
-            _ => None,
-        }))
     }
 }
 

@@ -15,6 +15,7 @@ pub mod contexts;
 mod copy;
 pub mod definitions;
 pub mod error;
+mod extract;
 mod fetched;
 mod indexes;
 pub mod layers;
@@ -56,7 +57,7 @@ use self::{
     upload::Uploader,
     work::WorkDirectory,
 };
-pub use self::{mounts::Mounts, rootfs::Roots, stage::StageResult};
+pub use self::{extract::Unpacked, mounts::Mounts, rootfs::Roots, stage::StageResult};
 use crate::{
     plan::graph::{Base, Graph, ImageName},
     progress::{Progress, explain},
@@ -90,6 +91,8 @@ pub struct Solver {
     pub layers: Arc<Layers>,
     /// Root file systems, each materialised once.
     pub roots: Roots,
+    /// The directories in which layers lie unpacked.
+    pub unpacked: Unpacked,
     /// What the mounts of steps share.
     pub mounts: Arc<Mounts>,
     /// How RUN is executed.

@@ -118,6 +118,7 @@ impl StageRun<'_> {
             }
         };
         let layer = solver.layers.written(layer, Known::File(index));
+        solver.unpacked.add([&layer], &upper);
         if let Some(rootfs) = &mut self.state.rootfs {
             rootfs.lowers.insert(0, upper);
             rootfs.layers += 1;
@@ -178,13 +179,15 @@ impl Solver {
         Ok(UnpackDirectory { directory, layers })
     }
 
-    /// Has layers unpacked, which are all fetched at once.
+    /// Has layers unpacked, which are all fetched at once. `layers` are those of the directories, lowest first.
     async fn unpack(
         &self,
         below: Vec<PathBuf>,
         directories: Vec<UnpackDirectory>,
         layers: &[Arc<StageLayer>],
     ) -> Result<(), StepError> {
+        let counts = directories.iter().map(|target| (target.directory.clone(), target.layers.len()));
+        let places: Vec<(PathBuf, usize)> = counts.collect();
         let fetched = async {
             try_join_all(layers.iter().map(|layer| self.layers.blob(layer))).await?;
             Ok::<_, SolveError>(())
@@ -192,6 +195,10 @@ impl Solver {
         let request = Unpack { below, directories, threads: self.threads };
         let unpacked = self.sandbox.unpack(request, fetched).await?;
         self.warn(&unpacked.map_err(|error| blame(layers, error))?);
+        let mut layers = layers.iter();
+        for (directory, count) in places {
+            self.unpacked.add(layers.by_ref().take(count), &directory);
+        }
         Ok(())
     }
 
