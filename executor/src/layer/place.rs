@@ -2,6 +2,10 @@
 //!
 //! Nothing here follows a symlink or leaves the root, whatever the tree holds (openat2(2), `RESOLVE_BENEATH`). What this
 //! process may not make is left out or replaced with a [`Warning`]; the index keeps the truth.
+//!
+//! Changing an owner or a mode is a transaction of the file system, reading them is next to nothing. So what was made is read
+//! back, and only what differs is changed: no matter what the umask, the file system's options, and the group and the default
+//! ACL of the top directory, which somebody else made, did to it.
 
 use std::{
     fs::File,
@@ -12,8 +16,9 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
-        fchmod, fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat, openat2, symlinkat, utimensat,
+        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat,
+        chownat, fchmod, fchown, fsetxattr, fstat, futimens, linkat, makedev, mkdirat, mknodat, openat, openat2,
+        statat, symlinkat, utimensat,
     },
     io::{Errno, Result as SystemResult},
 };
@@ -75,22 +80,23 @@ impl Place {
     }
 
     /// Makes an empty regular file; [`Place::finish`] comes when its bytes are written.
-    pub(super) fn file(&mut self, path: &TreePath) -> Result<File, LayerError> {
+    pub(super) fn file(&mut self, path: &TreePath, metadata: &Metadata) -> Result<File, LayerError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let parent = self.parent(path)?;
-        let file = openat(&parent, path.name(), flags, Mode::RUSR | Mode::WUSR).map_err(failed("create", path))?;
+        let file = openat(&parent, path.name(), flags, first_mode(metadata)).map_err(failed("create", path))?;
         Ok(file.into())
     }
 
     /// Sets the attributes of a regular file or a directory: owner, then attributes, mode and time, since changing the
-    /// owner clears set-user-id bits and capabilities.
+    /// owner clears set-user-id bits and capabilities, and an attribute may be an ACL, which changes the mode.
     pub(super) fn finish(
         &mut self,
         file: BorrowedFd<'_>,
         path: &TreePath,
         metadata: &Metadata,
     ) -> Result<(), LayerError> {
-        self.own(path, metadata, &|user, group| fchown(file, user, group))?;
+        let made = fstat(file).map_err(failed("read the attributes of", path))?;
+        self.own(path, metadata, &made, &|user, group| fchown(file, user, group))?;
         for xattr in &metadata.xattrs {
             let result = match stored_name(&xattr.name) {
                 Some(name) => fsetxattr(file, &name[..], &xattr.value, XattrFlags::empty()),
@@ -98,7 +104,9 @@ impl Place {
             };
             self.attribute(path, &xattr.name, result)?;
         }
-        fchmod(file, Mode::from_raw_mode(metadata.mode)).map_err(failed("set the mode of", path))?;
+        if !has_mode(&made, metadata) || !metadata.xattrs.is_empty() {
+            fchmod(file, Mode::from_raw_mode(metadata.mode)).map_err(failed("set the mode of", path))?;
+        }
         futimens(file, &times(metadata)).map_err(failed("set the time of", path))
     }
 
@@ -107,7 +115,7 @@ impl Place {
         let parent = self.parent(path)?;
         let name = path.name();
         let node = |file_type, device: Device| {
-            mknodat(&parent, name, file_type, Mode::RUSR | Mode::WUSR, makedev(device.major, device.minor))
+            mknodat(&parent, name, file_type, first_mode(metadata), makedev(device.major, device.minor))
         };
         let result = match kind {
             Kind::Symlink(target) => symlinkat(&target[..], &parent, name),
@@ -126,15 +134,16 @@ impl Place {
             result => result.map_err(failed("create", path))?,
         }
         let nofollow = AtFlags::SYMLINK_NOFOLLOW;
-        self.own(path, metadata, &|user, group| chownat(&parent, name, user, group, nofollow))?;
+        let made = statat(&parent, name, nofollow).map_err(failed("read the attributes of", path))?;
+        self.own(path, metadata, &made, &|user, group| chownat(&parent, name, user, group, nofollow))?;
         for xattr in &metadata.xattrs {
             // Linux has `user.` and capabilities on regular files and directories only.
             self.attribute(path, &xattr.name, Err(Errno::PERM))?;
         }
-        if !matches!(kind, Kind::Symlink(_)) {
+        if !matches!(kind, Kind::Symlink(_)) && !has_mode(&made, metadata) {
             // Made just now, so no symlink that could be followed.
-            let mode = Mode::from_raw_mode(metadata.mode);
-            chmodat(&parent, name, mode, AtFlags::empty()).map_err(failed("set the mode of", path))?;
+            chmodat(&parent, name, Mode::from_raw_mode(metadata.mode), AtFlags::empty())
+                .map_err(failed("set the mode of", path))?;
         }
         utimensat(&parent, name, &times(metadata), nofollow).map_err(failed("set the time of", path))?;
         Ok(true)
@@ -175,9 +184,14 @@ impl Place {
         &mut self,
         path: &TreePath,
         metadata: &Metadata,
+        made: &Stat,
         change: &dyn Fn(Option<Uid>, Option<Gid>) -> SystemResult<()>,
     ) -> Result<(), LayerError> {
         let (uid, gid) = (metadata.uid, metadata.gid);
+        // Every id that is not mapped reads as nobody's, so that one may be another.
+        if (made.st_uid, made.st_gid) == (uid, gid) && uid != NOBODY && gid != NOBODY {
+            return Ok(());
+        }
         let user = |id| change(Some(Uid::from_raw(id)), None);
         let group = |id| change(None, Some(Gid::from_raw(id)));
         match change(Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
@@ -218,6 +232,22 @@ fn stored_name(name: &[u8]) -> Option<Vec<u8>> {
         Some(rest) => Some([OVERLAY_ESCAPED_PREFIX, rest].concat()),
         None => Some(name.to_vec()),
     }
+}
+
+/// The mode that an entry is made with: without the bits that writing and changing the owner would clear, and writable where
+/// attributes follow, which not only root must be able to set.
+fn first_mode(metadata: &Metadata) -> Mode {
+    if metadata.xattrs.is_empty() {
+        Mode::from_raw_mode(metadata.mode) & (Mode::RWXU | Mode::RWXG | Mode::RWXO)
+    } else {
+        Mode::RUSR | Mode::WUSR
+    }
+}
+
+/// Whether what was made has the mode that is wanted. It keeps it when its owner changes: what that clears is in the mode of
+/// directories at most, and they keep it.
+fn has_mode(made: &Stat, metadata: &Metadata) -> bool {
+    Mode::from_raw_mode(made.st_mode) == Mode::from_raw_mode(metadata.mode)
 }
 
 const fn times(metadata: &Metadata) -> Timestamps {

@@ -263,7 +263,7 @@ fn make_other(place: &mut Place, path: &TreePath, node: &FileNode) -> Result<boo
     let Kind::File(FileContent { location: Location::Inline(bytes), .. }) = &node.kind else {
         return place.special(path, &node.kind, &node.metadata);
     };
-    let mut file = place.file(path)?;
+    let mut file = place.file(path, &node.metadata)?;
     file.write_all(bytes).map_err(|source| LayerError::Operation { operation: "write", path: path.clone(), source })?;
     place.finish(file.as_fd(), path, &node.metadata)?;
     Ok(true)
@@ -361,7 +361,8 @@ fn write_files<R: std::io::Read>(
     if wanted.is_empty() {
         return Ok(());
     }
-    let mut files = wanted.iter().map(|wanted| place.file(&wanted.path)).collect::<Result<Vec<_>, _>>()?;
+    let mut files =
+        wanted.iter().map(|wanted| place.file(&wanted.path, wanted.metadata)).collect::<Result<Vec<_>, _>>()?;
     while let Some(piece) = tar.content()? {
         for file in &mut files {
             file.write_all(piece).map_err(|source| LayerError::Operation {

@@ -1,5 +1,6 @@
 //! Layers from end to end: what is written is read back, what is read is unpacked, and hostile archives get nowhere.
 
+mod attributes;
 mod difference;
 mod hostile;
 mod overlay;

@@ -137,12 +137,12 @@ fn check(layers: &[Vec<Change>]) {
     assert_eq!(listing(&read_back(&stack.root())), listing(&stack.view()));
 }
 
-fn put_as(text: &str, mode: u32, uid: u32, gid: u32, xattrs: Vec<Xattr>, kind: Kind) -> Change {
+pub(super) fn put_as(text: &str, mode: u32, uid: u32, gid: u32, xattrs: Vec<Xattr>, kind: Kind) -> Change {
     let metadata = Metadata { mode, uid, gid, mtime: 1_600_000_000, xattrs };
     Change { path: path(text), action: Action::Put(metadata, kind) }
 }
 
-fn capability() -> Xattr {
+pub(super) fn capability() -> Xattr {
     xattr("security.capability", &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
