@@ -11,6 +11,7 @@ use crate::image::digest::Digest;
 pub mod changes;
 pub mod compress;
 pub mod error;
+mod files;
 pub mod pack;
 mod place;
 pub mod read;

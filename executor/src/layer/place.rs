@@ -9,7 +9,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
@@ -85,6 +85,13 @@ impl Place {
         let parent = self.parent(path)?;
         let file = openat(&parent, path.name(), flags, first_mode(metadata)).map_err(failed("create", path))?;
         Ok(file.into())
+    }
+
+    /// Makes a regular file of bytes that are at hand.
+    pub(super) fn whole_file(&mut self, path: &TreePath, metadata: &Metadata, bytes: &[u8]) -> Result<(), LayerError> {
+        let mut file = self.file(path, metadata)?;
+        file.write_all(bytes).map_err(write_failed(path))?;
+        self.finish(file.as_fd(), path, metadata)
     }
 
     /// Sets the attributes of a regular file or a directory: owner, then attributes, mode and time, since changing the
@@ -253,6 +260,12 @@ fn has_mode(made: &Stat, metadata: &Metadata) -> bool {
 const fn times(metadata: &Metadata) -> Timestamps {
     let time = Timespec { tv_sec: metadata.mtime, tv_nsec: 0 };
     Timestamps { last_access: time, last_modification: time }
+}
+
+/// Says which file could not be written.
+pub(super) fn write_failed(path: &TreePath) -> impl Fn(io::Error) -> LayerError + use<> {
+    let path = path.clone();
+    move |source| LayerError::Operation { operation: "write", path: path.clone(), source }
 }
 
 /// Says which operation on which entry an error of the system is about.

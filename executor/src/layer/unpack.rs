@@ -1,7 +1,7 @@
 //! Layers -> directories: the merged view as one root, or the difference of two views as a lower directory of an overlay.
 //!
 //! ```text
-//! view -> plan -> directories -> files, several layers at once -> hard links -> directory attributes
+//! view -> plan -> directories -> files, of several layers at once (files.rs) -> hard links -> directory attributes
 //! ```
 //!
 //! Each path is written once, by the layer that wins it; what upper layers delete or replace is never written. A layer that
@@ -9,22 +9,18 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    fs::File,
-    io::Write,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::BorrowedFd,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    thread,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Compression,
-    compress::read_ahead,
     error::{LayerError, Problem},
+    files::{Files, Job, Wanted, unpack_files},
     place::Place,
-    tar::TarReader,
 };
 use crate::{
     filesystem::{
@@ -53,9 +49,9 @@ pub struct UnpackLayer<'a> {
 /// What is left of an index once it is part of a view: enough to tell the layer's files apart, in a fifth of its memory.
 #[derive(Clone, Debug)]
 pub struct Contents {
-    diff_id: Digest,
+    pub(super) diff_id: Digest,
     /// Path and digest of each regular file, in the order of the layer.
-    files: Vec<(TreePath, Option<Digest>)>,
+    pub(super) files: Vec<(TreePath, Option<Digest>)>,
 }
 
 impl Contents {
@@ -116,7 +112,7 @@ pub enum Warning {
 }
 
 /// Unpacks what turns the view `below` into the view `above`, with files that are in the given layers, into an empty directory,
-/// at most `threads` layers at once; their order does not matter. It is a lower directory of an overlay that is mounted with
+/// on at most `threads` threads; the order of the layers does not matter. It is a lower directory of an overlay that is mounted with
 /// `userxattr` on top of `below`: deletions are devices of number 0:0, one for each name. Above an empty view it is a root.
 ///
 /// # Errors
@@ -181,15 +177,6 @@ struct Plan<'a> {
     first_names: HashMap<*const FileNode, TreePath>,
 }
 
-type Files<'a> = HashMap<&'a TreePath, Vec<Wanted<'a>>>;
-
-/// A file that is to be made of one entry of a layer.
-struct Wanted<'a> {
-    path: TreePath,
-    metadata: &'a Metadata,
-    content: &'a FileContent,
-}
-
 impl<'a> Plan<'a> {
     fn add(&mut self, path: TreePath, node: &'a Node) -> Result<(), LayerError> {
         let file = match node {
@@ -239,7 +226,7 @@ impl<'a> Plan<'a> {
             }
         }
         let jobs = jobs(std::mem::take(&mut self.files), layers)?;
-        let mut warnings = unpack_layers(root, jobs, threads)?;
+        let mut warnings = unpack_files(root, jobs, threads)?;
         for (first, path) in self.links.iter().filter(|(first, _)| !absent.contains(first)) {
             place.link(first, path)?;
         }
@@ -263,14 +250,9 @@ fn make_other(place: &mut Place, path: &TreePath, node: &FileNode) -> Result<boo
     let Kind::File(FileContent { location: Location::Inline(bytes), .. }) = &node.kind else {
         return place.special(path, &node.kind, &node.metadata);
     };
-    let mut file = place.file(path, &node.metadata)?;
-    file.write_all(bytes).map_err(|source| LayerError::Operation { operation: "write", path: path.clone(), source })?;
-    place.finish(file.as_fd(), path, &node.metadata)?;
+    place.whole_file(path, &node.metadata, bytes)?;
     Ok(true)
 }
-
-/// One layer with the files that are wanted of it.
-type Job<'a> = (&'a UnpackLayer<'a>, Files<'a>);
 
 /// Finds the layer of each file.
 fn jobs<'a>(
@@ -286,94 +268,4 @@ fn jobs<'a>(
         Some(path) => Err(Problem::NotInLayer.of(&path)),
         None => Ok(jobs),
     }
-}
-
-/// Unpacks the wanted files of all layers, at most `threads` layers at once. Each has a second thread that inflates.
-fn unpack_layers(root: BorrowedFd<'_>, jobs: VecDeque<Job<'_>>, threads: usize) -> Result<Vec<Warning>, LayerError> {
-    let workers = threads.clamp(1, jobs.len().max(1));
-    let queue = Mutex::new(jobs);
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let work = || -> Result<Vec<Warning>, LayerError> {
-        let mut place = Place::new(root)?;
-        while let Some((layer, files)) = next() {
-            if let Err(error) = unpack_files(&mut place, layer, files) {
-                queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                return Err(error);
-            }
-        }
-        Ok(place.into_warnings())
-    };
-    thread::scope(|scope| {
-        let others = (1..workers)
-            .map(|number| thread::Builder::new().name(format!("unpack-{number}")).spawn_scoped(scope, work))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(LayerError::Read)?;
-        let mut warnings = work()?;
-        for other in others {
-            match other.join() {
-                Ok(result) => warnings.extend(result?),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok(warnings)
-    })
-}
-
-/// Reads one layer and writes what is wanted of it.
-fn unpack_files(place: &mut Place, layer: &UnpackLayer<'_>, mut files: Files<'_>) -> Result<(), LayerError> {
-    let blob = File::open(layer.blob).map_err(LayerError::Read)?;
-    let (read, found) = read_ahead(blob, layer.compression, |stream| {
-        let mut tar = TarReader::new(stream);
-        let mut described = layer.contents.files.iter();
-        while let Some(change) = tar.next()? {
-            // The same path may come several times in a layer; the digest says which of them is meant. What is larger than an
-            // index from elsewhere says is none of them: the room for it was never asked for.
-            let Action::Put(_, Kind::File(found)) = &change.action else { continue };
-            let Some((_, digest)) = described.next().filter(|(path, _)| *path == change.path) else { continue };
-            let mut wanted = Vec::new();
-            if let Some(files) = files.get_mut(&change.path) {
-                let is_meant = |file: &Wanted<'_>| file.content.digest == *digest && file.content.size == found.size;
-                wanted.extend(files.extract_if(.., |file| is_meant(file)));
-            }
-            write_files(place, &mut tar, &change, &wanted)?;
-        }
-        tar.finish()
-    })
-    .map_err(LayerError::Read)?;
-    read?;
-    let expected = &layer.contents.diff_id;
-    if found != *expected {
-        return Err(LayerError::WrongLayer { expected: expected.clone(), found });
-    }
-    match files.into_values().flatten().map(|file| file.path).min() {
-        Some(path) => Err(Problem::NotInLayer.of(&path)),
-        None => Ok(()),
-    }
-}
-
-/// Writes one entry's content to every file that is made of it: one, but for layers that repeat a path.
-fn write_files<R: std::io::Read>(
-    place: &mut Place,
-    tar: &mut TarReader<R>,
-    change: &Change,
-    wanted: &[Wanted<'_>],
-) -> Result<(), LayerError> {
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let mut files =
-        wanted.iter().map(|wanted| place.file(&wanted.path, wanted.metadata)).collect::<Result<Vec<_>, _>>()?;
-    while let Some(piece) = tar.content()? {
-        for file in &mut files {
-            file.write_all(piece).map_err(|source| LayerError::Operation {
-                operation: "write",
-                path: change.path.clone(),
-                source,
-            })?;
-        }
-    }
-    for (file, wanted) in files.iter().zip(wanted) {
-        place.finish(file.as_fd(), &wanted.path, wanted.metadata)?;
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod difference;
+mod files;
 mod hostile;
 mod overlay;
 mod pack;
