@@ -11,6 +11,7 @@ pub mod agents;
 pub mod assemble;
 mod caches;
 pub mod caching;
+mod content;
 pub mod contexts;
 mod copy;
 pub mod definitions;

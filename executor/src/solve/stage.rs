@@ -7,8 +7,7 @@ use karve_api::MissReport;
 
 use super::{
     Slots, Solver,
-    caching::{Caching, Lookup, Made},
-    definitions::platform,
+    caching::{Caching, Made},
     error::{SolveError, StepError},
     layers::{Origin, StageLayer},
     result_of,
@@ -17,17 +16,8 @@ use super::{
     saves::Finished,
 };
 use crate::{
-    cache::{
-        entry,
-        key::{self, Key},
-    },
-    filesystem::{
-        copy,
-        entry::Change,
-        path::TreePath,
-        users,
-        view::{View, digest_of_changes},
-    },
+    cache::{entry, key::Key},
+    filesystem::{copy, entry::Change, users, view::View},
     image::{config::History, digest::Digest, manifest::layer_compression},
     plan::graph::{Base, ImageName, Operation, Run, Stage, Step},
     progress::StepName,
@@ -115,16 +105,18 @@ pub(super) struct MadeStep {
 pub(super) struct StageRun<'a> {
     pub(super) solver: &'a Solver,
     number: usize,
-    stage: &'a Stage,
+    pub(super) stage: &'a Stage,
     pub(super) slots: &'a Slots,
     reuse: &'a Reuse,
     /// Whether the layers become part of the image.
     uploaded: bool,
+    /// Whether a step had to be made.
+    pub(super) has_made: bool,
     pub(super) state: StageResult,
 }
 
 /// What a step has to do.
-enum Work<'a> {
+pub(super) enum Work<'a> {
     /// Write a layer with these changes.
     Write(Vec<Change>),
     /// Run a command.
@@ -165,7 +157,7 @@ impl<'a> StageRun<'a> {
         if uploaded {
             state.layers.iter().for_each(|layer| solver.uploader.add(layer));
         }
-        Ok(Self { solver, number, stage: &solver.graph.stages[number], slots, reuse, uploaded, state })
+        Ok(Self { solver, number, stage: &solver.graph.stages[number], slots, reuse, uploaded, has_made: false, state })
     }
 
     /// Runs every step in order, behind those that are taken from the cache.
@@ -249,18 +241,18 @@ impl<'a> StageRun<'a> {
         name: &StepName,
     ) -> Result<(Made, How), StepError> {
         caching.is_not_all_known();
-        let is_cached = caching.caches(&step.operation);
         let work = self.work(&step.operation).await?;
-        let content = if is_cached { self.content_key(&work).await? } else { None };
-        if let Some(key) = content.as_ref().filter(|_| caching.options.reads_steps)
-            && let Lookup::Entry(entry, source) = caching.find(key).await
-            && let Some(entry) = entry.layers.last()
-            && let Some(layer) = Caching::layer(&self.solver.layers, entry, &source)
-        {
+        let (content, found) = if self.is_hardly_found(&work) {
+            self.look_up_and_prepare(caching, step, &work).await?
+        } else {
+            self.look_up(caching, step, &work).await?
+        };
+        if let (Some(key), Some(made)) = (&content, found) {
             caching.hit();
-            return Ok((Made { layer, created: entry.created }, How::Content(key.clone())));
+            return Ok((made, How::Content(key.clone())));
         }
         self.missed(caching, position, step, name).await;
+        self.has_made = true;
         let layer = self.make(work, name).await?;
         Ok((Made { layer, created: caching.now }, How::Fresh(content)))
     }
@@ -321,30 +313,6 @@ impl<'a> StageRun<'a> {
             Work::Write(changes) => self.solver.write(changes).await,
             Work::Run(run) => self.run(run, name).await,
         }
-    }
-
-    /// The key by what the step sees; `None` where something was not read yet.
-    async fn content_key(&mut self, work: &Work<'_>) -> Result<Option<Key>, StepError> {
-        let run = match work {
-            Work::Write(changes) => return Ok(digest_of_changes(changes).map(|digest| key::layer(digest).key())),
-            Work::Run(run) => *run,
-        };
-        let mut mounted = Vec::with_capacity(run.mounts.len());
-        for mount in &run.mounts {
-            let Some(from) = mount.from() else {
-                mounted.push(None);
-                continue;
-            };
-            let view = self.view_of(from).await?;
-            // What is missing is said when it is mounted.
-            let source = mount.source().unwrap_or_default();
-            let Ok(resolved) = view.resolve(source.as_bytes(), &TreePath::ROOT) else { return Ok(None) };
-            let Some(digest) = view.digest(&resolved.path) else { return Ok(None) };
-            mounted.push(Some((key::MOUNTED.to_owned(), digest)));
-        }
-        let Some(files) = self.state.view(self.solver).await?.digest(&TreePath::ROOT) else { return Ok(None) };
-        let platform = platform(&self.stage.config);
-        Ok(Some(key::run(run, &platform, mounted, (key::ALL_FILES, &files)).key()))
     }
 
     /// WORKDIR: the directories that are missing, which may be none.
