@@ -30,7 +30,7 @@ build() {
 
 # row WORKLOAD STATE: one build by everybody
 row() {
-  local by_floor by_buildkit by_buildah best start=-
+  local by_floor by_buildkit by_buildah best shared start=-
   seconds=-
   ! command -v buildah >/dev/null || build buildah "$1" # a dash where it is not installed
   by_buildah=$seconds
@@ -42,8 +42,9 @@ row() {
   by_floor=$seconds
   count_traffic build karve "$1"
   best=$(faster "$by_buildkit" "$by_buildah")
-  printf '| %s | %s | %s | %s (%s) | %s | %s | %s | %s | %s / %s | %s | %s | %s (%s) |\n' "${titles[$1]}" "$2" "$seconds" "$by_buildkit" "$start" \
-    "$by_buildah" "$by_floor" "$(ratio "$seconds" "$best")" "$(ratio "$seconds" "$by_floor")" "$largest" "$together" "$pulled" "$pushed" \
+  shared=$(echo "$by_floor $answering $(nproc)" | awk '{ print $1 == "-" ? "-" : $1 + $2 / $3 }')
+  printf '| %s | %s | %s | %s (%s) | %s | %s | %s | %s | %s | %s / %s | %s | %s | %s (%s) |\n' "${titles[$1]}" "$2" "$seconds" "$by_buildkit" "$start" \
+    "$by_buildah" "$by_floor" "$(ratio "$seconds" "$best")" "$(ratio "$seconds" "$by_floor")" "$(ratio "$seconds" "$shared")" "$largest" "$together" "$pulled" "$pushed" \
     "$requests" "$answering"
 }
 
@@ -58,8 +59,8 @@ workload() {
 }
 
 heading() {
-  echo '| workload | build | Karve, s | BuildKit, s (its start) | buildah, s | floor, s | Karve / faster of the two | Karve / floor | peak memory, MiB (largest process / all) | layer bytes pulled | pushed | requests (all answers together, s) |'
-  echo '|---|---|---|---|---|---|---|---|---|---|---|---|'
+  echo '| workload | build | Karve, s | BuildKit, s (its start) | buildah, s | floor, s | Karve / faster of the two | Karve / floor | Karve / floor and registry | peak memory, MiB (largest process / all) | layer bytes pulled | pushed | requests (what they took of a core in the registry, s) |'
+  echo '|---|---|---|---|---|---|---|---|---|---|---|---|---|'
 }
 
 for name; do

@@ -61,13 +61,20 @@ measure() {
   read -r seconds largest together <"$scratch/measured"
 }
 
-# count_traffic COMMAND...: runs it, then sets `pulled` and `pushed`, the bytes of layers that went over the wire, and `requests`
-# and `answering`, how many there were and the seconds that the registry took for all of them together
+# count_traffic COMMAND...: runs it, then sets `pulled` and `pushed`, the bytes of layers that went over the wire, `requests`, how
+# many there were, and `answering`, the seconds of a core that the registry took for them
 count_traffic() {
-  local before
+  local before began
   before=$(stat --format %s "$scratch/registry.log")
+  began=$(registry_seconds)
   "$@"
-  read -r pulled pushed requests answering < <(python3 "$bench/traffic.py" "$scratch/registry.log" "$before" "$scratch/registry")
+  answering=$(echo "$began $(registry_seconds)" | awk '{ printf "%.2f", $2 - $1 }')
+  read -r pulled pushed requests < <(python3 "$bench/traffic.py" "$scratch/registry.log" "$before" "$scratch/registry")
+}
+
+# registry_seconds: for how long the threads of the registry have run
+registry_seconds() {
+  cat /proc/"$registry_pid"/task/*/schedstat | awk '{ sum += $1 } END { printf "%.6f", sum / 1e9 }'
 }
 
 # ratio A B: two digits, or a dash where one is missing

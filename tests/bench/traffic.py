@@ -1,5 +1,5 @@
-"""Prints how many bytes of layers were pulled from and pushed to a registry since a place in its log, how many requests it
-answered, and how many seconds it took for these, one after another.
+"""Prints how many bytes of layers were pulled from and pushed to a registry since a place in its log, and how many requests it
+answered.
 
 usage: traffic.py LOG OFFSET STORAGE
 
@@ -14,8 +14,7 @@ import sys
 
 PULL = re.compile(r'"GET /v2/\S+/blobs/(sha256:[0-9a-f]{64})[? ].*?" 20[06] (\d+)')
 PUSH = re.compile(r'"PUT /v2/\S+/blobs/uploads/\S*digest=sha256(?::|%3A)([0-9a-f]{64})\S* HTTP[^"]*" 201')
-DURATION = re.compile(r'http\.response\.duration="?([0-9.]+)(µs|ms|s)')
-SECONDS = {"µs": 1e-6, "ms": 1e-3, "s": 1}
+ANSWER = re.compile(r"http\.response\.duration=")
 MANIFEST_BYTES_MAX = 4 << 20
 
 
@@ -45,8 +44,7 @@ def main():
     pulled = sum(int(size) for digest, size in PULL.findall(text) if digest in known)
     pushed = {hexadecimal for hexadecimal in PUSH.findall(text) if f"sha256:{hexadecimal}" in known}
     sent = sum((blobs / digest[:2] / digest / "data").stat().st_size for digest in pushed)
-    answers = [float(number) * SECONDS[unit] for number, unit in DURATION.findall(text)]
-    print(pulled, sent, len(answers), f"{sum(answers):.2f}")
+    print(pulled, sent, len(ANSWER.findall(text)))
 
 
 main()

@@ -198,7 +198,12 @@ impl<'a> StageRun<'a> {
 
     /// Makes one step, or finds what it makes, and says in a few words what that is.
     async fn step(&mut self, position: usize, step: &'a Step, name: &StepName) -> Result<String, StepError> {
-        for stage in stages_read(&step.operation) {
+        let read = stages_read(&step.operation);
+        if !read.is_empty() {
+            // While others are being built: what is below this step may have to be fetched.
+            self.state.view(self.solver).await?;
+        }
+        for stage in read {
             let result = result_of(self.slots, stage).await?;
             self.state.stand_on(&result);
         }
