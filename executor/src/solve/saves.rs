@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use futures::future::{join, try_join_all};
 use tokio::task::JoinSet;
 
 use super::{
@@ -132,11 +133,14 @@ impl Saves {
 
 impl Shared {
     async fn save(&self, step: &Finished) -> Result<(), SolveError> {
+        let indexes = try_join_all(step.stack.iter().map(|(_, layer)| self.layers.index_part(layer))).await?;
+        // Layers of the image go to its destination first, which takes a while.
+        let contents = try_join_all(step.stack.iter().map(|(_, layer)| self.content(layer, step.in_image)));
+        let (contents, ()) = join(contents, self.cache.bring_ahead(&indexes)).await;
         let mut layers = Vec::with_capacity(step.stack.len());
         let mut parts = Vec::with_capacity(2 * step.stack.len());
-        for (made, layer) in &step.stack {
+        for (((made, layer), index), content) in step.stack.iter().zip(indexes).zip(contents?) {
             let step_key = made.key.clone().ok_or(SolveError::Internal("a step without a key is kept"))?;
-            let index = self.layers.index_part(layer).await?;
             let entry_layer = EntryLayer {
                 step: step_key,
                 created: made.created,
@@ -144,7 +148,6 @@ impl Shared {
                 layer: layer.descriptor.clone(),
                 index: index.descriptor.clone(),
             };
-            let content = self.content(layer, step.in_image).await?;
             parts.extend([Part { descriptor: entry_layer.descriptor(), content }, index]);
             layers.push(entry_layer);
         }

@@ -5,6 +5,8 @@
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 
+use futures::future::{join_all, try_join_all};
+
 use super::{Artifact, Cache, Content, EMPTY, OpenPlace, Part, Place, Verb};
 use crate::{
     image::{
@@ -33,7 +35,7 @@ impl Cache {
     /// Whether the place that is written to has a blob, or takes it from one of `lenders`, repositories that have it, in the same
     /// registry.
     pub async fn reaches(&self, blob: &Descriptor, lenders: &[Repository]) -> bool {
-        let Some(open) = self.places.first().filter(|_| self.destination().is_some()) else { return false };
+        let Some(open) = self.written_place() else { return false };
         let reached = async {
             let own = match &open.place {
                 Place::Repository(own) => own,
@@ -58,9 +60,23 @@ impl Cache {
         }
     }
 
+    fn written_place(&self) -> Option<&OpenPlace> {
+        self.places.first().filter(|_| self.destination().is_some())
+    }
+
+    /// Brings those blobs of an artifact that are here before the others. What goes wrong is met again when it is saved.
+    pub async fn bring_ahead(&self, parts: &[Part]) {
+        let Some(open) = self.written_place() else { return };
+        let empty = Part::empty();
+        let brought = join_all(parts.iter().chain([&empty]).map(|part| self.bring(&open.place, part))).await;
+        for error in brought.into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, "a blob is not in the cache yet");
+        }
+    }
+
     /// Keeps an artifact under tags: its blobs, then the manifest. What goes wrong is said, and the place left alone.
     pub async fn save(&self, tags: &[String], artifact: &Artifact) {
-        let Some(open) = self.places.first().filter(|_| self.destination().is_some()) else { return };
+        let Some(open) = self.written_place() else { return };
         if let Err(error) = self.write(open, tags, artifact).await {
             self.give_up(open, Verb::Write, &error);
         }
@@ -70,7 +86,7 @@ impl Cache {
         let place = &open.place;
         let empty = Part::empty();
         let parts = std::iter::once(&empty).chain(&artifact.parts);
-        futures::future::try_join_all(parts.map(|part| self.bring(place, part))).await?;
+        try_join_all(parts.map(|part| self.bring(place, part))).await?;
         let manifest = Manifest {
             schema_version: 2,
             media_type: Some(OCI_MANIFEST.to_owned()),
