@@ -8,13 +8,13 @@ use std::io::{self, BufWriter, Read, Write};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    entry::{Action, Change, Kind, Location},
+    entry::{Action, Change, FileContent, Kind, Location},
     path::TreePath,
 };
 use crate::image::digest::Digest;
 
-/// The largest index that is read, without its compression: that of a layer of some million files.
-const BYTES_MAX: u64 = 256 << 20;
+/// The largest index from elsewhere, without its compression: that of a layer of some million files.
+const FOREIGN_BYTES_MAX: u64 = 256 << 20;
 
 /// zstd's fastest that still makes a fifth of it: an index is written once and read often, but small either way.
 const LEVEL: i32 = 1;
@@ -25,8 +25,8 @@ pub enum InvalidIndex {
     /// They cannot be decompressed.
     #[error("it cannot be decompressed")]
     Compression(#[from] io::Error),
-    /// It is larger than is read.
-    #[error("it is larger than {BYTES_MAX} bytes")]
+    /// It is larger than what is read from elsewhere.
+    #[error("it is larger than {FOREIGN_BYTES_MAX} bytes")]
     TooLarge,
     /// They are not the JSON of an index.
     #[error("it is not an index")]
@@ -37,6 +37,9 @@ pub enum InvalidIndex {
     /// It says nothing of what is in a file.
     #[error("it has no digest of {0}")]
     Digest(TreePath),
+    /// It has the bytes of a file that lies in the layer, or others.
+    #[error("it has bytes of {0} that are not those of the layer")]
+    Bytes(TreePath),
     /// It is of another layer.
     #[error("it is not the index of the layer {0}")]
     Foreign(Digest),
@@ -76,25 +79,35 @@ impl Index {
         writer.into_inner()?.finish()
     }
 
-    /// Reads an index that was kept.
+    /// Reads an index that this build has written; how large it is was bounded then.
     ///
     /// # Errors
-    /// Fails where the bytes are no index, or one of more than 256 MiB.
+    /// Fails where the bytes are no index.
     pub fn unpack(packed: &[u8]) -> Result<Self, InvalidIndex> {
+        Self::read(packed, u64::MAX)
+    }
+
+    /// Reads an index from elsewhere, which must be the one of the layer with this diffID.
+    ///
+    /// # Errors
+    /// Fails where the bytes are no index, or one of more than 256 MiB, and where it says what reading the layer never gives.
+    pub fn unpack_foreign(packed: &[u8], diff_id: &Digest) -> Result<Self, InvalidIndex> {
+        let index = Self::read(packed, FOREIGN_BYTES_MAX)?;
+        index.check(diff_id)?;
+        Ok(index)
+    }
+
+    fn read(packed: &[u8], bytes_max: u64) -> Result<Self, InvalidIndex> {
         let mut json = Vec::new();
-        zstd::stream::read::Decoder::new(packed)?.take(BYTES_MAX + 1).read_to_end(&mut json)?;
-        if json.len() as u64 > BYTES_MAX {
+        zstd::stream::read::Decoder::new(packed)?.take(bytes_max.saturating_add(1)).read_to_end(&mut json)?;
+        if json.len() as u64 > bytes_max {
             return Err(InvalidIndex::TooLarge);
         }
         // Whole: from a reader it takes ten times as long.
         Ok(serde_json::from_slice(&json)?)
     }
 
-    /// Checks an index from elsewhere, which must be the one of the layer with this diffID.
-    ///
-    /// # Errors
-    /// Fails where it says what reading the layer never gives.
-    pub fn check(&self, diff_id: &Digest) -> Result<(), InvalidIndex> {
+    fn check(&self, diff_id: &Digest) -> Result<(), InvalidIndex> {
         if self.diff_id != *diff_id {
             return Err(InvalidIndex::Foreign(diff_id.clone()));
         }
@@ -105,9 +118,13 @@ impl Index {
             if let Some(path) = paths.find(|path| !path.is_normal()) {
                 return Err(InvalidIndex::Path(path.clone()));
             }
+            let Action::Put(_, Kind::File(FileContent { size, digest, location })) = action else { continue };
             // Every file has a digest once its layer was read: keys and unpacking rely on it.
-            if matches!(action, Action::Put(_, Kind::File(content)) if content.digest.is_none()) {
-                return Err(InvalidIndex::Digest(path.clone()));
+            let Some(digest) = digest else { return Err(InvalidIndex::Digest(path.clone())) };
+            if let Location::Inline(bytes) = location
+                && !(is_inline(path, *size) && bytes.len() as u64 == *size && Digest::of(bytes) == *digest)
+            {
+                return Err(InvalidIndex::Bytes(path.clone()));
             }
         }
         Ok(())
@@ -127,23 +144,30 @@ impl From<Text> for Index {
     }
 }
 
-/// Files whose bytes an index carries (up to [`INLINE_BYTES_MAX`]), so that names in `--chown` and `USER` resolve without unpacking.
+/// Files whose bytes an index carries (up to [`INLINE_BYTES_MAX`]), so that names in `--chown` and `USER` resolve without
+/// unpacking.
 pub const INLINE_PATHS: [&str; 2] = ["etc/passwd", "etc/group"];
 
 /// The largest file that an index carries whole: 1 MiB.
 pub const INLINE_BYTES_MAX: u64 = 1 << 20;
 
+/// Whether an index carries the bytes of this file.
+pub(crate) fn is_inline(path: &TreePath, size: u64) -> bool {
+    size <= INLINE_BYTES_MAX && INLINE_PATHS.iter().any(|inline| inline.as_bytes() == path.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filesystem::entry::{FileContent, Metadata};
+    use crate::filesystem::entry::Metadata;
 
     fn path(text: &str) -> TreePath {
         serde_json::from_value(text.into()).unwrap()
     }
 
     fn file(text: &str, digest: Option<Digest>, location: Location) -> Change {
-        let content = FileContent { size: 1, digest, location };
+        let size = if let Location::Inline(bytes) = &location { bytes.len() as u64 } else { 1 };
+        let content = FileContent { size, digest, location };
         Change { path: path(text), action: Action::Put(Metadata::default(), Kind::File(content)) }
     }
 
@@ -153,13 +177,13 @@ mod tests {
 
     #[test]
     fn the_text_says_nothing_of_where_a_layer_has_its_files() {
-        let content = Some(Digest::of(b"x"));
-        let inline = Location::Inline(b"root\xff".as_slice().into());
-        let index = index(vec![file("a/b", content.clone(), Location::unknown()), file("etc/passwd", content, inline)]);
+        let inline = file("etc/passwd", Some(Digest::of(b"root\xff")), Location::Inline(b"root\xff".as_slice().into()));
+        let index = index(vec![file("a/b", Some(Digest::of(b"x")), Location::unknown()), inline]);
         let text = serde_json::to_string(&index).unwrap();
         assert_eq!((text.matches("a/b").count(), text.matches(&index.diff_id.hex()).count()), (1, 1), "{text}");
         let read = Index::unpack(&index.pack().unwrap()).unwrap();
         assert_eq!(read, index);
+        assert!(read.check(&index.diff_id).is_ok());
         let Action::Put(_, Kind::File(content)) = &read.changes[0].action else { panic!("{read:?}") };
         assert_eq!(content.location, Location::Layer(index.diff_id, path("a/b")));
     }
@@ -177,6 +201,22 @@ mod tests {
         assert!(matches!(own.check(&Digest::of(b"another")), Err(InvalidIndex::Foreign(_))));
         let unread = index(vec![file("a", None, Location::unknown())]);
         assert!(matches!(unread.check(&unread.diff_id), Err(InvalidIndex::Digest(_))));
+    }
+
+    #[test]
+    fn bytes_that_are_not_those_of_the_layer_are_refused() {
+        for (path, bytes) in [("bin/sh", "x"), ("etc/passwd", "y")] {
+            let index = index(vec![file(path, Some(Digest::of(b"x")), Location::Inline(bytes.as_bytes().into()))]);
+            assert!(matches!(index.check(&index.diff_id), Err(InvalidIndex::Bytes(_))), "{path} {bytes}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused() {
+        let packed = index(vec![file("a", Some(Digest::of(b"x")), Location::unknown())]).pack().unwrap();
+        let bytes = zstd::decode_all(&packed[..]).unwrap().len() as u64;
+        assert!(Index::read(&packed, bytes).is_ok());
+        assert!(matches!(Index::read(&packed, bytes - 1), Err(InvalidIndex::TooLarge)));
     }
 
     #[test]

@@ -14,12 +14,12 @@ use tar_core::{HEADER_SIZE, Header};
 use super::{
     compress::{ArchiveKind, decompress, read_ahead},
     error::LayerError,
-    tar::{TarReader, is_inline},
+    tar::TarReader,
 };
 use crate::{
     filesystem::{
         entry::{Action, Change, FileContent, Kind, Location},
-        index::Index,
+        index::{Index, is_inline},
         path::TreePath,
     },
     image::digest::Digest,

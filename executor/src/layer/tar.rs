@@ -19,7 +19,6 @@ use super::{
 };
 use crate::filesystem::{
     entry::{Action, Change, Device, FileContent, Kind, Location, Metadata, Xattr},
-    index::{INLINE_BYTES_MAX, INLINE_PATHS},
     path::TreePath,
 };
 
@@ -386,9 +385,4 @@ pub(super) fn check_target(target: &[u8]) -> Result<(), Problem> {
         return Err(Problem::TooLong { length: target.len(), limit: PATH_BYTES_MAX - 1 });
     }
     if target.contains(&0) { Err(Problem::NulByte) } else { Ok(()) }
-}
-
-/// Whether an index carries the bytes of this file.
-pub(super) fn is_inline(path: &TreePath, size: u64) -> bool {
-    size <= INLINE_BYTES_MAX && INLINE_PATHS.iter().any(|inline| inline.as_bytes() == path.as_bytes())
 }

@@ -18,12 +18,12 @@ use super::{
     Compression, Layer,
     compress::{Compressor, PIECE_BYTES},
     error::{LayerError, Problem},
-    tar::{METADATA_BYTES_MAX, OPAQUE_NAME, WHITEOUT_PREFIX, check_path, check_target, is_inline},
+    tar::{METADATA_BYTES_MAX, OPAQUE_NAME, WHITEOUT_PREFIX, check_path, check_target},
 };
 use crate::{
     filesystem::{
         entry::{Action, Change, FileContent, Kind, Location, Metadata},
-        index::Index,
+        index::{Index, is_inline},
         path::TreePath,
     },
     image::digest::Digest,

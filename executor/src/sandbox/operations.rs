@@ -25,6 +25,7 @@ use crate::{
         unpack::{self, Contents, UnpackLayer},
         write::{WriteOptions, write},
     },
+    progress::explain,
 };
 
 /// Asks the executor, and waits until it has answered.
@@ -115,7 +116,7 @@ fn at_once<I: Sync, O: Send>(items: &[I], work: impl Fn(&I) -> O + Sync) -> Vec<
 /// Reads an index that the executor or another helper has written.
 fn read_index(path: &Path) -> Result<Index, Failure> {
     let packed = fs::read(path).map_err(cannot(format!("read {}", path.display())))?;
-    Index::unpack(&packed).map_err(cannot(format!("use {}", path.display())))
+    Index::unpack(&packed).map_err(|error| cannot(format!("use {}", path.display()))(explain(&error)))
 }
 
 /// Reads what the executor has written of a view; its size was bounded then.

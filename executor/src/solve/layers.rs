@@ -358,8 +358,7 @@ impl Layers {
         let (diff_id, path) = (layer.diff_id.clone(), self.work.unused("index"));
         let file = path.clone();
         let unpacked = tokio::task::spawn_blocking(move || {
-            let index = Index::unpack(&packed)?;
-            index.check(&diff_id)?;
+            let index = Index::unpack_foreign(&packed, &diff_id)?;
             std::fs::write(&file, packed)?;
             Ok::<_, InvalidIndex>(index)
         });

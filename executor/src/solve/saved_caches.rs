@@ -138,8 +138,7 @@ impl SavedCaches {
         let (index, diff_id) = (self.work.unused("index"), mount.diff_id.clone());
         let target = index.clone();
         let (content, entries) = blocking(move || {
-            let index = Index::unpack(&packed)?;
-            index.check(&diff_id)?;
+            let index = Index::unpack_foreign(&packed, &diff_id)?;
             fs::write(target, packed)?;
             Ok((content_bytes(&index.changes), index.changes.len() as u64))
         })
@@ -157,7 +156,8 @@ impl SavedCaches {
         let archive = Archive { blob, compression: COMPRESSION, index };
         let request = Unpack::into_root(path.clone(), vec![archive.clone()], self.threads);
         let fetched = found.source.fetch_blob(&self.registry, &mount.archive, &archive.blob);
-        let unpacked = self.sandbox.unpack(request, fetched).await?;
+        let unpacked = self.sandbox.unpack(request, fetched).await;
+        let unpacked = unpacked.map_err(SavedCacheError::from).and_then(|unpacked| Ok(unpacked?));
         self.discard(archive.blob).await;
         match unpacked {
             Ok(warnings) => {
@@ -173,7 +173,7 @@ impl SavedCaches {
                 if let Err(error) = removed.map_err(io::Error::other).flatten() {
                     tracing::debug!(%error, "what was unpacked of a cache cannot be removed yet");
                 }
-                Err(error.into())
+                Err(error)
             }
         }
     }
