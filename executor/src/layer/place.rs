@@ -5,7 +5,7 @@
 //!
 //! Changing an owner or a mode is a transaction of the file system, reading them is next to nothing. So what was made is read
 //! back, and only what differs is changed: no matter what the umask, the file system's options, and the group and the default
-//! ACL of the top directory, which somebody else made, did to it.
+//! ACL of the top directory, which somebody else made, did to owner and mode.
 
 use std::{
     fs::File,

@@ -112,8 +112,8 @@ pub enum Warning {
 }
 
 /// Unpacks what turns the view `below` into the view `above`, with files that are in the given layers, into an empty directory,
-/// on at most `threads` threads; the order of the layers does not matter. It is a lower directory of an overlay that is mounted with
-/// `userxattr` on top of `below`: deletions are devices of number 0:0, one for each name. Above an empty view it is a root.
+/// on at most `threads` threads; the order of the layers does not matter. It is a lower directory of an overlay that is mounted
+/// with `userxattr` on top of `below`: deletions are devices of number 0:0, one for each name. Above an empty view it is a root.
 ///
 /// # Errors
 /// Fails where a blob is damaged or not the layer of its index, where a file is in none of the layers, and where the target

@@ -83,6 +83,7 @@ impl Sandbox {
             are_here.notified().await;
             Ok(())
         };
+        // A helper that dies while it waits is missed when the archives are here.
         let mut operation = pin!(self.operate(&request, warn, answer));
         let result = tokio::select! {
             result = &mut operation => result,

@@ -47,7 +47,7 @@ pub struct Unpack {
     pub below: Vec<PathBuf>,
     /// The directories, lowest first. All are filled at the same time.
     pub directories: Vec<UnpackDirectory>,
-    /// Layers that are read at once, at most, for each directory.
+    /// Threads that read layers and write files, for each directory. Each layer that is being read has one more, which inflates.
     pub threads: usize,
 }
 

@@ -1,14 +1,13 @@
 //! A step by the content of what it sees: its key, and what the cache has under it.
 
-use std::pin::pin;
-
-use futures::future::{Either, select};
+use futures::future::join;
 
 use super::{
     caching::{Caching, Lookup, Made},
     definitions::platform,
     error::StepError,
     layers::blocking,
+    rootfs::watching_memory,
     stage::{StageRun, Work},
 };
 use crate::{
@@ -23,7 +22,7 @@ impl StageRun<'_> {
         self.has_made && matches!(work, Work::Run(_)) && self.solver.isolation_missing.is_none()
     }
 
-    /// Looks for a RUN, and materialises the stage meanwhile. If the step is found nobody waits for that.
+    /// Looks for a RUN, and materialises the stage meanwhile. Whether that succeeds matters only if the step is not found.
     pub(super) async fn look_up_and_prepare(
         &mut self,
         caching: &Caching,
@@ -31,25 +30,14 @@ impl StageRun<'_> {
         work: &Work<'_>,
     ) -> Result<(Option<Key>, Option<Made>), StepError> {
         let (solver, mut ahead) = (self.solver, self.state.clone());
-        let looked_up = {
-            let materialised = pin!(solver.materialise(&mut ahead));
-            let looked_up = pin!(self.look_up(caching, step, work));
-            match select(materialised, looked_up).await {
-                Either::Left((materialised, looked_up)) => {
-                    materialised?;
-                    looked_up.await?
-                }
-                Either::Right((looked_up, materialised)) => {
-                    let looked_up = looked_up?;
-                    if looked_up.1.is_some() {
-                        return Ok(looked_up);
-                    }
-                    materialised.await?;
-                    looked_up
-                }
-            }
-        };
-        self.state.rootfs = ahead.rootfs;
+        let materialised = watching_memory(solver.materialise(&mut ahead));
+        let (materialised, looked_up) = join(materialised, self.look_up(caching, step, work)).await;
+        let looked_up = looked_up?;
+        match (materialised, &looked_up) {
+            (Ok(_), _) => self.state.rootfs = ahead.rootfs,
+            (Err(error), (_, Some(_))) => tracing::debug!(%error, "the stage is not needed on disk"),
+            (Err(error), (_, None)) => return Err(error),
+        }
         Ok(looked_up)
     }
 

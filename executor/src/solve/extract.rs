@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -68,7 +68,8 @@ impl Solver {
             let directories = self.unpacked.directories(&diff_id);
             let missing = blocking(move || Ok(take_unpacked(&directories, wanted))).await?;
             if !missing.is_empty() {
-                let read = self.read_layer(&layer, missing).await;
+                let blob = self.layers.blob(&layer).await?.clone();
+                let read = read_layer(&layer, blob, missing).await;
                 read.map_err(|error| if layer.is_of_cache() { layer.blame(error) } else { error })?;
             }
         }
@@ -79,22 +80,21 @@ impl Solver {
             _ => None,
         }))
     }
+}
 
-    /// Takes files out of a layer.
-    async fn read_layer(&self, layer: &StageLayer, wanted: Wanted) -> Result<(), SolveError> {
-        let (blob, compression) = (self.layers.blob(layer).await?.clone(), layer.compression);
-        let (expected, digest) = (layer.diff_id.clone(), layer.descriptor.digest.clone());
-        blocking(move || {
-            let file = File::open(&blob).map_err(|source| SolveError::file(&blob, source))?;
-            let found = read::files(file, compression, &mut |path| Some(wanted.get(path)?.1.clone()))?;
-            if found != expected {
-                return Err(SolveError::DiffId { layer: digest, expected, found });
-            }
-            let missing = wanted.into_values().map(|(_, file)| file).find(|file| !file.exists());
-            missing.map_or(Ok(()), |file| Err(SolveError::file(&file, io::ErrorKind::NotFound.into())))
-        })
-        .await
-    }
+/// Takes files out of a layer.
+async fn read_layer(layer: &StageLayer, blob: PathBuf, wanted: Wanted) -> Result<(), SolveError> {
+    let (compression, expected, digest) = (layer.compression, layer.diff_id.clone(), layer.descriptor.digest.clone());
+    blocking(move || {
+        let file = File::open(&blob).map_err(|source| SolveError::file(&blob, source))?;
+        let found = read::files(file, compression, &mut |path| Some(wanted.get(path)?.1.clone()))?;
+        if found != expected {
+            return Err(SolveError::DiffId { layer: digest, expected, found });
+        }
+        let missing = wanted.into_values().map(|(_, file)| file).find(|file| !file.exists());
+        missing.map_or(Ok(()), |file| Err(SolveError::file(&file, io::ErrorKind::NotFound.into())))
+    })
+    .await
 }
 
 /// Copies what is found in the directories, and returns the rest. Whatever lies there is what is wanted only if its digest
@@ -109,7 +109,7 @@ fn take_unpacked(directories: &[PathBuf], mut wanted: Wanted) -> Wanted {
     wanted
 }
 
-/// Whether the file that lies at a path is the one that is wanted; the target has its bytes then.
+/// Whether the file that lies at a path is the one that is wanted; the target has its bytes then, and is not there otherwise.
 fn is_taken(root: &OwnedFd, path: &TreePath, content: &FileContent, target: &Path, buffer: &mut [u8]) -> bool {
     let mut copied = || {
         let file = open_file(root.as_fd(), path)?;
@@ -119,20 +119,18 @@ fn is_taken(root: &OwnedFd, path: &TreePath, content: &FileContent, target: &Pat
         }
         copy(file, File::create(target)?, buffer).map(Some)
     };
-    match copied() {
-        Ok(found) => found.is_some() && found == content.digest,
-        Err(error) => {
-            let error: io::Error = error;
-            tracing::debug!(%error, %path, "a file is taken out of its layer");
-            false
-        }
+    let copied: io::Result<Option<Digest>> = copied();
+    let is_taken = matches!(&copied, Ok(Some(digest)) if content.digest.as_ref() == Some(digest));
+    if !is_taken {
+        // Hardly ever is there anything, and what stays would pass for a file of the layer.
+        let removed = fs::remove_file(target);
+        tracing::debug!(?copied, ?removed, %path, "a file is taken out of its layer");
     }
+    is_taken
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
@@ -157,6 +155,7 @@ mod tests {
             (TreePath::clean(name.as_bytes()), (content, target.join(name)))
         });
         let missing = take_unpacked(&[above, folder.path().join("none"), below], wanted.into());
+        assert!(missing.values().all(|(_, target)| !target.exists()));
         assert_eq!(missing.into_keys().map(|path| path.to_string()).collect::<Vec<_>>(), ["/gone", "/link", "/long"]);
         for name in ["same", "other"] {
             assert_eq!(fs::read_to_string(target.join(name)).unwrap(), name);

@@ -49,16 +49,9 @@ pub struct Roots(Mutex<HashMap<Vec<Digest>, Arc<OnceCell<PathBuf>>>>);
 const HOSTNAME: &str = "buildkitsandbox";
 
 impl StageRun<'_> {
-    /// Runs a command and returns the layer with what it changed. If it fails, the kernel is asked whether it killed
-    /// something of this container for want of memory meanwhile.
+    /// Runs a command and returns the layer with what it changed.
     pub(super) async fn run(&mut self, run: &Run, name: &StepName) -> Result<Arc<StageLayer>, StepError> {
-        let before = memory::kills();
-        match self.execute(run, name).await {
-            Err(error) if error.is_of_process() && memory::kills() > before => {
-                Err(StepError::OutOfMemory(Box::new(error)))
-            }
-            result => result,
-        }
+        watching_memory(Box::pin(self.execute(run, name))).await
     }
 
     async fn execute(&mut self, run: &Run, name: &StepName) -> Result<Arc<StageLayer>, StepError> {
@@ -219,9 +212,19 @@ impl Solver {
     }
 }
 
+/// Does something with processes. If it fails, the kernel is asked whether it killed something of this container for want of
+/// memory meanwhile.
+pub(super) async fn watching_memory<T>(work: impl Future<Output = Result<T, StepError>>) -> Result<T, StepError> {
+    let before = memory::kills();
+    match work.await {
+        Err(error) if error.is_of_process() && memory::kills() > before => Err(StepError::OutOfMemory(Box::new(error))),
+        result => result,
+    }
+}
+
 /// Blames the cache for layers that cannot be unpacked, if some are of it: an index may be of another layer.
 fn blame(layers: &[Arc<StageLayer>], error: SandboxError) -> StepError {
-    if matches!(error, SandboxError::Failed(Failure::NoSpace { .. })) {
+    if !matches!(&error, SandboxError::Failed(failure) if !matches!(failure, Failure::NoSpace { .. })) {
         return error.into();
     }
     // The topmost first: base images have the same indexes for everybody, who would have met what is wrong.

@@ -254,6 +254,8 @@ impl<'a> StageRun<'a> {
         };
         if let (Some(key), Some(made)) = (&content, found) {
             caching.hit();
+            // The stage is as an earlier build has seen it.
+            self.has_made = false;
             return Ok((made, How::Content(key.clone())));
         }
         self.missed(caching, position, step, name).await;

@@ -152,3 +152,32 @@ fn a_step_that_fails_makes_no_layer() {
     assert_eq!((result.exit, result.layer.is_some()), (Exit::Code(3), false));
     assert!(!fixture.archive(1).blob.exists());
 }
+
+#[test]
+fn archives_may_come_while_their_indexes_are_read() {
+    let Some(fixture) = Fixture::new() else { return };
+    let step = fixture.layer_step(1, &[fixture.path("image")], "echo one >/one");
+    assert!(Fixture::run_with(step, |_, _| ()).0.unwrap().layer.is_some());
+    let (blob, elsewhere) = (fixture.archive(1).blob, fixture.path("elsewhere"));
+    fs::rename(&blob, &elsewhere).unwrap();
+    let sandbox = Sandbox::with_program(PROGRAM.into());
+    let request = |name: &str| {
+        let root = fixture.path(name);
+        fs::create_dir(&root).unwrap();
+        Unpack::into_root(root, vec![fixture.archive(1)], 2)
+    };
+    let runtime = Fixture::runtime();
+
+    let error = runtime.block_on(sandbox.unpack(request("never"), async { Err("the registry is gone") }));
+    assert_eq!(error.unwrap_err(), "the registry is gone");
+
+    let comes = async { fs::rename(&elsewhere, &blob) };
+    assert_eq!(runtime.block_on(sandbox.unpack(request("late"), comes)).unwrap().unwrap(), Vec::<String>::new());
+    assert_eq!(fs::read_to_string(fixture.path("late/one")).unwrap(), "one\n");
+
+    // Nobody waits for archives without an index.
+    fs::write(fixture.archive(1).index, "damaged").unwrap();
+    let never = std::future::pending::<Result<(), ()>>();
+    let failure = runtime.block_on(sandbox.unpack(request("damaged"), never)).unwrap().unwrap_err();
+    assert!(failure.to_string().contains("it cannot be decompressed: "), "{failure}");
+}
