@@ -2,13 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
-use serde::{Deserialize, Serialize};
-
-use super::path::{TreePath, lossless};
+use super::path::TreePath;
 use crate::image::digest::Digest;
 
 /// The attributes that every entry has.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Metadata {
     /// Permission bits with set-user-id, set-group-id and sticky: 0 to 0o7777.
     pub mode: u32,
@@ -19,23 +17,20 @@ pub struct Metadata {
     /// Modification time in whole seconds since 1970.
     pub mtime: i64,
     /// Extended attributes by name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xattrs: Vec<Xattr>,
 }
 
 /// One extended attribute; a list of them is sorted by name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Xattr {
     /// The name with its namespace, such as `security.capability`.
-    #[serde(with = "lossless")]
     pub name: Vec<u8>,
     /// The value; any bytes.
-    #[serde(with = "lossless")]
     pub value: Vec<u8>,
 }
 
 /// One thing that a layer does to the file system below it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Where.
     pub path: TreePath,
@@ -44,7 +39,7 @@ pub struct Change {
 }
 
 /// What a change does at its path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Creates or replaces the entry. A directory over a directory keeps the children.
     Put(Metadata, Kind),
@@ -57,14 +52,14 @@ pub enum Action {
 }
 
 /// The type of an entry with what only this type has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
     Directory,
     /// A regular file.
     File(FileContent),
     /// A symbolic link; the target is kept byte for byte.
-    Symlink(#[serde(with = "lossless")] Vec<u8>),
+    Symlink(Vec<u8>),
     /// A character device.
     CharacterDevice(Device),
     /// A block device.
@@ -74,7 +69,7 @@ pub enum Kind {
 }
 
 /// A device number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
     /// Major number.
     pub major: u32,
@@ -83,20 +78,13 @@ pub struct Device {
 }
 
 /// The content of a regular file: how much, which, and where its bytes are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileContent {
     /// Bytes.
     pub size: u64,
     /// The digest of the bytes; `None` until somebody read them (a context file that was only listed).
     pub digest: Option<Digest>,
-    /// Where the bytes are. What is written down of it is `bytes` that are here: all else is in the layer that the text is
-    /// about.
-    #[serde(
-        rename = "bytes",
-        default = "Location::unknown",
-        with = "bytes",
-        skip_serializing_if = "Location::is_layer"
-    )]
+    /// Where the bytes are.
     pub location: Location,
 }
 
@@ -117,28 +105,6 @@ impl Location {
     /// In a layer that is not known yet: [`super::index::Index::new`] corrects it.
     pub const fn unknown() -> Self {
         Self::Layer(Digest::from_hash([0; 32]), TreePath::ROOT)
-    }
-
-    const fn is_layer(&self) -> bool {
-        matches!(self, Self::Layer(..))
-    }
-}
-
-/// A location as text: the bytes.
-mod bytes {
-    use serde::{Deserializer, Serializer, ser::Error};
-
-    use super::{Location, lossless};
-
-    pub(super) fn serialize<S: Serializer>(location: &Location, serializer: S) -> Result<S::Ok, S::Error> {
-        let Location::Inline(bytes) = location else {
-            return Err(S::Error::custom(format!("it is elsewhere: {location:?}")));
-        };
-        lossless::serialize(bytes, serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Location, D::Error> {
-        lossless::deserialize(deserializer).map(Location::Inline)
     }
 }
 

@@ -1,11 +1,11 @@
 //! The index of a layer: everything that the layer's tar stream says, without the files' bytes.
 //!
-//! In files and caches it is JSON, compressed with zstd. That files lie in the layer, under their own path, goes without saying
-//! there: an index cannot point elsewhere, whoever wrote it.
+//! In files and caches it is the diffID and the changes ([`encoding`]), compressed with zstd. That files lie in the layer, under
+//! their own path, goes without saying there: an index cannot point elsewhere, whoever wrote it.
 
-use std::io::{self, BufWriter, Read, Write};
+mod encoding;
 
-use serde::{Deserialize, Serialize};
+use std::io::{self, Read};
 
 use super::{
     entry::{Action, Change, FileContent, Kind, Location},
@@ -16,7 +16,7 @@ use crate::image::digest::Digest;
 /// The largest index from elsewhere, without its compression: that of a layer of some million files.
 const FOREIGN_BYTES_MAX: u64 = 256 << 20;
 
-/// zstd's fastest that still makes a fifth of it: an index is written once and read often, but small either way.
+/// zstd's fastest that still shrinks it: most of it are digests.
 const LEVEL: i32 = 1;
 
 /// Why bytes are no index.
@@ -28,9 +28,9 @@ pub enum InvalidIndex {
     /// It is larger than what is read from elsewhere.
     #[error("it is larger than {FOREIGN_BYTES_MAX} bytes")]
     TooLarge,
-    /// They are not the JSON of an index.
+    /// They are something else.
     #[error("it is not an index")]
-    Json(#[from] serde_json::Error),
+    Malformed(#[from] postcard::Error),
     /// It has a path that no archive gives.
     #[error("it has the path {0}, which is not in its normal form")]
     Path(TreePath),
@@ -46,8 +46,7 @@ pub enum InvalidIndex {
 }
 
 /// What one layer does, in the order of its tar stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Text")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     /// The digest of the uncompressed layer.
     pub diff_id: Digest,
@@ -73,10 +72,8 @@ impl Index {
     /// # Errors
     /// Fails where a file lies neither here nor in the layer.
     pub fn pack(&self) -> io::Result<Vec<u8>> {
-        let mut writer = BufWriter::new(zstd::stream::write::Encoder::new(Vec::new(), LEVEL)?);
-        serde_json::to_writer(&mut writer, self)?;
-        writer.flush()?;
-        writer.into_inner()?.finish()
+        let bytes = encoding::write(&self.changes, self.diff_id.as_bytes().to_vec())?;
+        zstd::stream::encode_all(&bytes[..], LEVEL)
     }
 
     /// Reads an index that this build has written; how large it is was bounded then.
@@ -98,13 +95,13 @@ impl Index {
     }
 
     fn read(packed: &[u8], bytes_max: u64) -> Result<Self, InvalidIndex> {
-        let mut json = Vec::new();
-        zstd::stream::read::Decoder::new(packed)?.take(bytes_max.saturating_add(1)).read_to_end(&mut json)?;
-        if json.len() as u64 > bytes_max {
+        let mut bytes = Vec::new();
+        zstd::stream::read::Decoder::new(packed)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > bytes_max {
             return Err(InvalidIndex::TooLarge);
         }
-        // Whole: from a reader it takes ten times as long.
-        Ok(serde_json::from_slice(&json)?)
+        let (diff_id, changes) = bytes.split_first_chunk().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+        Ok(Self::new(Digest::from_hash(*diff_id), encoding::read(changes)?))
     }
 
     fn check(&self, diff_id: &Digest) -> Result<(), InvalidIndex> {
@@ -131,17 +128,20 @@ impl Index {
     }
 }
 
-/// An index as it is written down.
-#[derive(Deserialize)]
-struct Text {
-    diff_id: Digest,
-    changes: Vec<Change>,
+/// Writes a part of a view as bytes, for a helper process.
+///
+/// # Errors
+/// Fails where a file lies neither here nor in a layer.
+pub(crate) fn write_changes(changes: &[Change]) -> io::Result<Vec<u8>> {
+    encoding::write(changes, Vec::new())
 }
 
-impl From<Text> for Index {
-    fn from(Text { diff_id, changes }: Text) -> Self {
-        Self::new(diff_id, changes)
-    }
+/// Reads what [`write_changes`] wrote.
+///
+/// # Errors
+/// Fails where the bytes are something else.
+pub(crate) fn read_changes(bytes: &[u8]) -> Result<Vec<Change>, InvalidIndex> {
+    Ok(encoding::read(bytes)?)
 }
 
 /// Files whose bytes an index carries (up to [`INLINE_BYTES_MAX`]), so that names in `--chown` and `USER` resolve without
@@ -162,7 +162,7 @@ mod tests {
     use crate::filesystem::entry::Metadata;
 
     fn path(text: &str) -> TreePath {
-        serde_json::from_value(text.into()).unwrap()
+        TreePath::new(text.as_bytes())
     }
 
     fn file(text: &str, digest: Option<Digest>, location: Location) -> Change {
@@ -176,11 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn the_text_says_nothing_of_where_a_layer_has_its_files() {
+    fn it_says_nothing_of_where_a_layer_has_its_files() {
         let inline = file("etc/passwd", Some(Digest::of(b"root\xff")), Location::Inline(b"root\xff".as_slice().into()));
         let index = index(vec![file("a/b", Some(Digest::of(b"x")), Location::unknown()), inline]);
-        let text = serde_json::to_string(&index).unwrap();
-        assert_eq!((text.matches("a/b").count(), text.matches(&index.diff_id.hex()).count()), (1, 1), "{text}");
+        let bytes = zstd::decode_all(&index.pack().unwrap()[..]).unwrap();
+        let count = |wanted: &[u8]| bytes.windows(wanted.len()).filter(|found| *found == wanted).count();
+        assert_eq!((count(b"a/b"), count(index.diff_id.as_bytes())), (1, 1));
         let read = Index::unpack(&index.pack().unwrap()).unwrap();
         assert_eq!(read, index);
         assert!(read.check(&index.diff_id).is_ok());
@@ -239,7 +240,9 @@ mod tests {
         let bytes = index(vec![file("a", None, Location::unknown())]).pack().unwrap();
         assert!(Index::unpack(&bytes[..bytes.len() - 3]).is_err());
         assert!(Index::unpack(b"garbage").is_err());
-        let json = zstd::encode_all(&b"{}"[..], 1).unwrap();
-        assert!(matches!(Index::unpack(&json), Err(InvalidIndex::Json(_))));
+        for bytes in [&b"short"[..], &[0xff; 100]] {
+            let packed = zstd::encode_all(bytes, 1).unwrap();
+            assert!(matches!(Index::unpack(&packed), Err(InvalidIndex::Malformed(_))));
+        }
     }
 }

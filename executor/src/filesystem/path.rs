@@ -35,8 +35,8 @@ impl TreePath {
         self.is_root() || self.as_bytes().split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
     }
 
-    /// Takes bytes as they are.
-    fn new(bytes: &[u8]) -> Self {
+    /// Takes bytes as they are. From elsewhere they may not be normal.
+    pub(super) fn new(bytes: &[u8]) -> Self {
         Self((!bytes.is_empty()).then(|| bytes.into()))
     }
 

@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     os::{
         fd::OwnedFd,
         unix::{net::UnixStream as StdUnixStream, process::CommandExt},
@@ -31,7 +31,7 @@ use super::{
     output::{Stream, pump},
     request::{Answered, Pack, PackResult, Question, Reply, Request, Step, StepResult, Unpack, body_length, encode},
 };
-use crate::filesystem::{path::TreePath, view::View};
+use crate::filesystem::{index::write_changes, path::TreePath, view::View};
 
 /// Starts helpers. Cheap to clone; holds no process between operations.
 #[derive(Clone, Debug)]
@@ -288,11 +288,7 @@ async fn exchange<A: Future<Output = io::Result<()>>>(
 
 /// Writes what was below the directories that a step may have changed, for its helper.
 async fn write_part(below: View, directories: Vec<TreePath>, file: PathBuf) -> io::Result<()> {
-    let write = move || {
-        let mut writer = BufWriter::new(File::create_new(file)?);
-        serde_json::to_writer(&mut writer, &below.part(&directories))?;
-        writer.flush()
-    };
+    let write = move || File::create_new(file)?.write_all(&write_changes(&below.part(&directories))?);
     tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
 }
 

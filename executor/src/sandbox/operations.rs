@@ -17,7 +17,11 @@ use super::{
     request::{Archive, Output, Pack, PackResult, Question, Unpack, UnpackDirectory},
 };
 use crate::{
-    filesystem::{entry::Change, index::Index, view::View},
+    filesystem::{
+        entry::Change,
+        index::{self, Index},
+        view::View,
+    },
     layer::{
         Layer,
         changes::{changes, directories, open},
@@ -121,9 +125,8 @@ fn read_index(path: &Path) -> Result<Index, Failure> {
 
 /// Reads what the executor has written of a view; its size was bounded then.
 fn read_changes(path: &Path) -> Result<Vec<Change>, Failure> {
-    fs::read(path)
-        .and_then(|json| Ok(serde_json::from_slice(&json)?))
-        .map_err(cannot(format!("read {}", path.display())))
+    let bytes = fs::read(path).map_err(cannot(format!("read {}", path.display())))?;
+    index::read_changes(&bytes).map_err(|error| cannot(format!("use {}", path.display()))(explain(&error)))
 }
 
 /// Lays layers over a view. Of each index only what unpacking needs is left.

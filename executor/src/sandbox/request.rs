@@ -277,7 +277,7 @@ pub struct Output {
     /// little beside an image.
     #[serde(skip)]
     pub below: View,
-    /// The file in which the executor answers, as JSON; a new one.
+    /// The file in which the executor answers; a new one.
     pub below_part: PathBuf,
     /// How the layer is compressed.
     pub compression: Compression,
