@@ -1,5 +1,5 @@
 # What is built: for each workload a context with its Dockerfile, and the change of one source file. Sourced, never run.
-# `context_NAME DIRECTORY` writes the former; `change_NAME DIRECTORY` makes the latter; what plain tools do is in floors.sh.
+# `context_NAME DIRECTORY` writes the former; `change_one_file` makes the latter; what plain tools do is in floors.sh.
 # shellcheck shell=bash
 workloads=(one-file steps dependencies two-builders large-layer large-context)
 
@@ -33,8 +33,9 @@ dockerfile() {
   printf '%s\n' "$@" >"$directory/Dockerfile"
 }
 
+# change_one_file DIRECTORY VERSION
 change_one_file() {
-  echo 'second version' >"$1/src/main"
+  echo "changed $2" >"$1/src/main"
 }
 
 from() {
