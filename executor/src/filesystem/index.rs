@@ -1,6 +1,6 @@
 //! The index of a layer: everything that the layer's tar stream says, without the files' bytes.
 //!
-//! In files and caches it is the diffID and the changes ([`encoding`]), compressed with zstd. That files lie in the layer, under
+//! In files and caches it is the diffID and the changes (`encoding`), compressed with zstd. That files lie in the layer, under
 //! their own path, goes without saying there: an index cannot point elsewhere, whoever wrote it.
 
 mod encoding;
