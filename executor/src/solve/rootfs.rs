@@ -224,8 +224,10 @@ pub(super) async fn watching_memory<T>(work: impl Future<Output = Result<T, Step
 
 /// Blames the cache for layers that cannot be unpacked, if some are of it: an index may be of another layer.
 fn blame(layers: &[Arc<StageLayer>], error: SandboxError) -> StepError {
-    if !matches!(&error, SandboxError::Failed(failure) if !matches!(failure, Failure::NoSpace { .. })) {
-        return error.into();
+    match &error {
+        SandboxError::Failed(Failure::NoSpace { .. }) => return error.into(),
+        SandboxError::Failed(_) => {}
+        _ => return error.into(),
     }
     // The topmost first: base images have the same indexes for everybody, who would have met what is wrong.
     match layers.iter().rev().find(|layer| layer.is_of_cache()) {
