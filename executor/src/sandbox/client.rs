@@ -57,7 +57,7 @@ impl Sandbox {
         let directory = work_directory.join(format!("probe-{}", std::process::id()));
         let probed = async {
             fs::create_dir_all(&directory).map_err(cannot(format!("make {}", directory.display())))?;
-            self.operate(&Request::Probe { directory: directory.clone() }, |_, _| (), nothing).await
+            self.operate(&Request::Probe { directory: directory.clone() }, |_, _| (), no_answer).await
         };
         let outcome = match probed.await {
             Ok(Reply::Probed) => Isolation::Userns,
@@ -113,7 +113,7 @@ impl Sandbox {
             async move {
                 match (question, below) {
                     (Question::Below(directories), Some((below, file))) => write_part(below, directories, file).await,
-                    _ => Err(io::Error::other("it asked for what it does not need")),
+                    (question, _) => no_answer(question).await,
                 }
             }
         };
@@ -125,7 +125,7 @@ impl Sandbox {
 
     /// Makes an archive of what is in a directory; `None` if nothing has changed.
     pub async fn pack(&self, request: Pack) -> Result<Option<PackResult>, SandboxError> {
-        match self.operate(&Request::Pack(request), warn, nothing).await? {
+        match self.operate(&Request::Pack(request), warn, no_answer).await? {
             Reply::Packed(result) => Ok(result),
             _ => Err(unexpected()),
         }
@@ -155,7 +155,7 @@ impl Sandbox {
 }
 
 /// Has no answer for helpers that ask nothing.
-async fn nothing(_: Question) -> io::Result<()> {
+async fn no_answer(_: Question) -> io::Result<()> {
     Err(io::Error::other("it asked for what it does not need"))
 }
 
