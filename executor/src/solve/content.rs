@@ -16,6 +16,9 @@ use crate::{
     plan::graph::Step,
 };
 
+/// The key of a step, if it has one, and what was found under it.
+type LookedUp = (Option<Key>, Option<Made>);
+
 impl StageRun<'_> {
     /// Whether a step is a RUN behind one that had to be made: it sees something new.
     pub(super) fn is_hardly_found(&self, work: &Work<'_>) -> bool {
@@ -28,7 +31,7 @@ impl StageRun<'_> {
         caching: &Caching,
         step: &Step,
         work: &Work<'_>,
-    ) -> Result<(Option<Key>, Option<Made>), StepError> {
+    ) -> Result<LookedUp, StepError> {
         let (solver, mut ahead) = (self.solver, self.state.clone());
         let materialised = watching_memory(solver.materialise(&mut ahead));
         let (materialised, looked_up) = join(materialised, self.look_up(caching, step, work)).await;
@@ -41,13 +44,13 @@ impl StageRun<'_> {
         Ok(looked_up)
     }
 
-    /// Looks for a step by the content of what it sees. Returns the key, if it has one, and what was found.
+    /// Looks for a step by the content of what it sees.
     pub(super) async fn look_up(
         &mut self,
         caching: &Caching,
         step: &Step,
         work: &Work<'_>,
-    ) -> Result<(Option<Key>, Option<Made>), StepError> {
+    ) -> Result<LookedUp, StepError> {
         if !caching.caches(&step.operation) {
             return Ok((None, None));
         }

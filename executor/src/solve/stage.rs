@@ -110,7 +110,7 @@ pub(super) struct StageRun<'a> {
     reuse: &'a Reuse,
     /// Whether the layers become part of the image.
     uploaded: bool,
-    /// Whether a step had to be made.
+    /// Whether a step had to be made, and none has been found by its content since.
     pub(super) has_made: bool,
     pub(super) state: StageResult,
 }
