@@ -37,7 +37,7 @@ pub enum InvalidIndex {
     /// It says nothing of what is in a file.
     #[error("it has no digest of {0}")]
     Digest(TreePath),
-    /// It has the bytes of a file that lies in the layer, or others.
+    /// It has bytes of a file that indexes do not carry, or others than the layer.
     #[error("it has bytes of {0} that are not those of the layer")]
     Bytes(TreePath),
     /// It is of another layer.

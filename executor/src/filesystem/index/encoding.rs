@@ -1,4 +1,4 @@
-//! Changes -> bytes, and back: one after another in the encoding of postcard, which reads ten times as fast as JSON.
+//! Changes -> bytes, and back: one after another in the encoding of postcard, which borrows from what it reads.
 //!
 //! Where files lie is not in it but for bytes that are here: who reads it knows of which layer it is.
 
